@@ -1,0 +1,208 @@
+"""A text to words, sentences and chunks, with offsets. Standard library only.
+
+Nothing here changes the text: lower-casing or normalising changes lengths ("İ" becomes two characters), and then no
+offset would point where it should. Every pattern matches in time linear in the length of the text.
+"""
+
+import re
+import unicodedata
+from collections import namedtuple
+
+Chunk = namedtuple("Chunk", ["start", "end"])
+Chunk.__doc__ = "A piece `text[start:end]`, in characters."
+
+
+def _ranges(categories):
+    """Body of a character class with all characters of the Unicode categories, which `re` has no name for."""
+    spans = []
+    for block in (range(0xAD, 0x1E94B), range(0xE0001, 0xE01F0)):  # marks and format characters lie in these
+        for code in block:
+            if unicodedata.category(chr(code)) in categories:
+                if spans and spans[-1][1] == code - 1:
+                    spans[-1][1] = code
+                else:
+                    spans.append([code, code])
+    return "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in spans)
+
+
+_HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"  # written without spaces: a word each
+_MARKS, _FORMAT = _ranges({"Mn", "Mc", "Me"}), _ranges({"Cf"})
+# A tagged word: letters and digits with their accents, joined across zero-width characters; or one character of Han,
+# punctuation or anything else that is not white space.
+_TAG_WORD = re.compile(rf"[{_HAN}][{_MARKS}]*|[^\W_{_HAN}](?:[{_FORMAT}]*(?:[^\W_{_HAN}]|[{_MARKS}]))*|[^\s]")
+# A counted word, as people count: what stands between white space, and every Han character.
+_FULL_STOP = "(?:[。！？｡]+[”’»)\\]}›」』]*)"
+_COUNTED_WORD = re.compile(rf"(?:[{_HAN}]|[^\s{_HAN}。！？｡]+){_FULL_STOP}?|{_FULL_STOP}")
+_BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
+_CLOSING = "\"'”’»)]}›」』*_"
+_ABBREVIATIONS = frozenset(
+    """al approx apr aug bzw capt cf co col corp d.h dec dept dr e.g est etc feb fig ft gen gov hon i.e inc jan jr jul
+    jun ltd mar mlle mme mr mrs ms mt no nov oct prof rep rev sen sep sept sgt sr sra sres st vs z.b""".split()
+)
+
+
+def tag_words(text):
+    """`[(start, end), ...]` of the words that carry tags: punctuation marks and Han characters stand alone."""
+    return [match.span() for match in _TAG_WORD.finditer(text)]
+
+
+def chunk_text(text, max_words=50, overlap_words=0):
+    """Packs the sentences of a text into chunks.
+
+    A sentence of more than `max_words` words is split at a word, after a comma or the like where one stands in the
+    second half of what fits. Every character that is not white space lies in exactly one chunk, or in more with an
+    overlap.
+
+    Args:
+        text: Any string.
+        max_words: Words a chunk holds at most; words are counted between white space, Han characters singly.
+        overlap_words: Words before a chunk that are repeated in it as context; they count as its words.
+
+    Returns:
+        List of `Chunk`, in order; empty for a text of white space.
+
+    Raises:
+        ValueError: `max_words` < 1, or `overlap_words` not in 0 to `max_words` - 1.
+    """
+    check_chunk_sizes(max_words, overlap_words)
+    words = [match.span() for match in _COUNTED_WORD.finditer(text)]
+    budget = max_words - overlap_words
+    chunks, first = [], 0
+
+    def close(end):
+        chunks.append(Chunk(words[max(first - overlap_words, 0)][0], words[end - 1][1]))
+
+    begin = 0
+    for end in _sentence_ends(text, words):
+        if end - first > budget and begin > first:  # the sentence does not fit behind those before it
+            close(begin)
+            first = begin
+        while end - first > budget:
+            cut = _clause_end(text, words, first, first + budget)
+            close(cut)
+            first = cut
+        begin = end
+    if first < len(words):
+        close(len(words))
+    return chunks
+
+
+def check_chunk_sizes(max_words, overlap_words):
+    """Raises ValueError where `chunk_text` cannot work with these sizes."""
+    for name, value, low in (("max_words", max_words, 1), ("overlap_words", overlap_words, 0)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < low:
+            raise ValueError(f"{name} must be a whole number >= {low}, not {value!r}")
+    if overlap_words >= max_words:
+        raise ValueError(f"overlap_words ({overlap_words}) must be smaller than max_words ({max_words})")
+
+
+def _sentence_ends(text, words):
+    """Yields, for each sentence, the number of words up to its end."""
+    for i, (start, end) in enumerate(words):
+        last = i + 1 == len(words)
+        if last or _ends_sentence(text[start:end]) or _BLANK_LINE.search(text, end, words[i + 1][0]):
+            yield i + 1
+
+
+def _ends_sentence(word):
+    bare = word.rstrip(_CLOSING)
+    if not bare or bare[-1] not in ".!?…。！？｡؟।":
+        return False
+    if bare[-1] != ".":
+        return True
+    stem = bare[:-1].lstrip("(\"'“‘[«")
+    # "J. Smith", "U.S. troops" and "Dr. Who" go on; cutting them would cut names in two.
+    return not (
+        len(stem) == 1 and stem.isalpha() or stem.lower() in _ABBREVIATIONS or re.fullmatch(r"(\w\.)+\w", stem)
+    )
+
+
+def _clause_end(text, words, first, limit):
+    for cut in range(limit, first + (limit - first) // 2, -1):
+        if text[words[cut - 1][1] - 1] in ",;:–—，、；：،":
+            return cut
+    return limit
+
+
+def encode_chunks(texts, tokenizer, max_words, overlap_words=0, max_tokens=None):
+    """Cuts texts into chunks and tokenizes them all in one call. No token is ever cut off.
+
+    A chunk of more than `max_tokens` tokens is split at a word, a longer word at a token.
+
+    Args:
+        texts: List of strings.
+        tokenizer: A fast tokenizer of transformers.
+        max_words, overlap_words: See `chunk_text`.
+        max_tokens: Tokens a chunk has at most, special tokens included; None for no limit.
+
+    Returns:
+        `(owners, chunks, encoding)`: the index into `texts` of each chunk, its `Chunk`, and the tokenizer's output
+        with `offset_mapping`, in characters of the chunk. A text of white space has no chunk.
+    """
+    owners, chunks = [], []
+    for i, text in enumerate(texts):
+        found = chunk_text(text, max_words, overlap_words)
+        owners += [i] * len(found)
+        chunks += found
+    while True:
+        pieces = [_printable(texts[i][chunk.start : chunk.end]) for i, chunk in zip(owners, chunks)]
+        encoding = _tokenize(pieces, tokenizer)
+        if max_tokens is None or all(len(ids) <= max_tokens for ids in encoding["input_ids"]):
+            return owners, chunks, encoding
+        split_owners, split_chunks = [], []
+        for k, (i, chunk) in enumerate(zip(owners, chunks)):
+            offsets, special = encoding["offset_mapping"][k], encoding["special_tokens_mask"][k]
+            parts = _split_at_tokens(pieces[k], offsets, special, max_tokens)
+            split_owners += [i] * len(parts)
+            split_chunks += [Chunk(chunk.start + a, chunk.start + b) for a, b in parts]
+        if len(split_chunks) == len(chunks):
+            raise ValueError(f"A single character needs more than the {max_tokens} tokens that the model takes.")
+        owners, chunks = split_owners, split_chunks
+
+
+def token_limit(tokenizer, config):
+    """Tokens that both the encoder and its tokenizer take, or None where neither has a limit."""
+    limits = (config.max_tokens, tokenizer.model_max_length)
+    return min((n for n in limits if n is not None and n < 10**6), default=None)  # 10**30 stands for "unknown"
+
+
+def pad_chunks(chunks, tokenizer):
+    """Tokenized chunks, dicts of lists, to one dict of lists of rows that are as long as the longest.
+
+    Padding goes to the right whatever the tokenizer's side, so that token positions stay what they were.
+    """
+    padding = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
+    longest = max(len(chunk["input_ids"]) for chunk in chunks)
+    return {
+        name: [chunk[name] + [padding.get(name, 0)] * (longest - len(chunk[name])) for chunk in chunks]
+        for name in chunks[0]
+    }
+
+
+def _tokenize(pieces, tokenizer):
+    return tokenizer(pieces or [""], return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False)
+
+
+def _printable(text):
+    """Lone surrogates cannot be encoded for the tokenizer; the replacement keeps the length, so offsets hold."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)
+
+
+def _split_at_tokens(text, offsets, special, max_tokens):
+    """`[(start, end), ...]` that cover `text`, of at most `max_tokens` tokens each as far as tokens can tell."""
+    starts = [start for (start, _), is_special in zip(offsets, special) if not is_special]
+    limit = max(max_tokens - (len(offsets) - len(starts)), 1)
+    cuts, first = [0], 0
+    while len(starts) - first > limit:
+        # Tokens of no width (a trailing space, one character in several tokens) are no place to cut.
+        places = [k for k in range(first + limit, first, -1) if cuts[-1] < starts[k] < len(text)]
+        # A word begins where white space ends; some tokenizers count the space before a word as the token's.
+        words = [k for k in places if text[starts[k] - 1].isspace() or text[starts[k]].isspace()]
+        beyond = (k for k in range(first + limit + 1, len(starts)) if cuts[-1] < starts[k] < len(text))
+        first = next(iter(words or places or beyond), None)
+        if first is None:
+            break
+        cuts.append(starts[first])
+    # White space at a cut would be a token of its own in some tokenizers, and one too many.
+    parts = ((start, text[start:end]) for start, end in zip(cuts, [*cuts[1:], len(text)]))
+    return [(start + len(p) - len(p.lstrip()), start + len(p.rstrip())) for start, p in parts if p.strip()]

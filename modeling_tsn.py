@@ -1,0 +1,221 @@
+"""TSN: an encoder that reads a text once, and three heads for topics, named entities and sentiment."""
+
+import inspect
+from dataclasses import dataclass
+from typing import Optional
+
+import torch
+from torch import nn
+from transformers import AutoModel, PreTrainedModel
+from transformers.utils import ModelOutput
+
+try:
+    from .configuration_tsn import TSNConfig
+except ImportError:  # run from a folder of plain files: scripts, accelerate, pytest
+    from configuration_tsn import TSNConfig
+
+
+@dataclass
+class TSNOutput(ModelOutput):
+    """Output of [`TSNModel`].
+
+    Args:
+        loss: Weighted sum of the losses of the heads that were given labels; scalar.
+        topic_logits: `(batch, tokens, topic tags)`.
+        ner_logits: `(batch, tokens, entity tags)`.
+        sentiment_logits: `(batch, classes)`.
+        topic_loss, ner_loss, sentiment_loss: Each head's own mean cross-entropy in nats, before weighting; scalars.
+        hidden_states: The backbone's, each `(batch, tokens, hidden)`, on demand.
+        attentions: The backbone's, each `(batch, heads, tokens, tokens)`, on demand.
+    """
+
+    loss: Optional[torch.FloatTensor] = None
+    topic_logits: Optional[torch.FloatTensor] = None
+    ner_logits: Optional[torch.FloatTensor] = None
+    sentiment_logits: Optional[torch.FloatTensor] = None
+    topic_loss: Optional[torch.FloatTensor] = None
+    ner_loss: Optional[torch.FloatTensor] = None
+    sentiment_loss: Optional[torch.FloatTensor] = None
+    hidden_states: Optional[tuple] = None
+    attentions: Optional[tuple] = None
+
+
+class TSNModel(PreTrainedModel):
+    """One encoder, three heads.
+
+    Example:
+        ```python
+        model = AutoModel.from_pretrained("org/tsn", trust_remote_code=True)
+        output = model(**tokenizer("The screen is great.", return_tensors="pt"))
+        output.topic_logits.shape, output.sentiment_logits.shape  # (1, 7, 5), (1, 3)
+        ```
+    """
+
+    config_class = TSNConfig
+    base_model_prefix = "backbone"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flash_attn_2 = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _keys_to_ignore_on_load_unexpected = [r"^backbone\.pooler\."]
+    # The loss is a mean over labels: the trainer, not the model, has to divide by accumulation steps.
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: TSNConfig, backbone: Optional[PreTrainedModel] = None):
+        super().__init__(config)
+        # The backbone decides itself which attention it supports unless the user chose one.
+        self.backbone = (
+            backbone
+            if backbone is not None
+            else AutoModel.from_config(config.backbone_config, dtype=torch.get_default_dtype())
+        )
+        if getattr(self.backbone, "pooler", None) is not None:
+            self.backbone.pooler = None  # no head reads it, and parameters without a gradient stop DDP
+        self._no_split_modules = self.backbone._no_split_modules
+        self._backbone_arguments = frozenset(inspect.signature(self.backbone.forward).parameters)
+        self.dropout = nn.Dropout(config.head_dropout)
+        self.topic_head = nn.Linear(config.hidden_size, len(config.topic_labels))
+        self.ner_head = nn.Linear(config.hidden_size, len(config.ner_labels))
+        self.sentiment_head = nn.Linear(config.hidden_size, len(config.sentiment_labels))
+        self.post_init()
+
+    @classmethod
+    def from_backbone(cls, backbone, **config_kwargs):
+        """A model with a pretrained encoder and new heads, to be trained.
+
+        Args:
+            backbone: Hub id or folder of an encoder. Its own code, if it brings any, is never run.
+            config_kwargs: Arguments of [`TSNConfig`].
+        """
+        encoder = AutoModel.from_pretrained(
+            backbone, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
+        )
+        attention = encoder.config._attn_implementation
+        config = TSNConfig(backbone_config=encoder.config, **config_kwargs)
+        # Making our configuration unset it, and without it transformers 5 leaves out the mask.
+        config.backbone_config._attn_implementation = attention
+        return cls(config, encoder)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
+        """As in transformers, but from safetensors only, and weights that the checkpoint lacks are an error.
+
+        Raises:
+            ValueError: the checkpoint lacks weights of the model. transformers would draw them at random, and the
+                model would answer at random without a word.
+            OSError: there is no `model.safetensors`, or it is damaged.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        kwargs["use_safetensors"] = True  # a pickle runs code when it is loaded
+        try:
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+            )
+        except Exception as error:
+            if type(error).__name__ != "SafetensorError":
+                raise
+            raise OSError(
+                f"The weights of {pretrained_model_name_or_path} are damaged ({error}). Download or copy them again."
+            ) from error
+        missing = sorted(info["missing_keys"])
+        if missing:
+            raise ValueError(
+                f"The checkpoint {pretrained_model_name_or_path} lacks {len(missing)} of the model's weights "
+                f"({', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}). It is damaged or of another model; "
+                "to train new heads on an encoder, use TSNModel.from_backbone or train.py."
+            )
+        return (model, info) if wants_info else model
+
+    def get_input_embeddings(self):
+        return self.backbone.get_input_embeddings()
+
+    def set_input_embeddings(self, value):
+        self.backbone.set_input_embeddings(value)
+
+    def forward(
+        self,
+        input_ids=None,
+        attention_mask=None,
+        token_type_ids=None,
+        position_ids=None,
+        inputs_embeds=None,
+        topic_labels=None,
+        ner_labels=None,
+        sentiment_labels=None,
+        output_attentions=None,
+        output_hidden_states=None,
+        return_dict=None,
+    ):
+        """
+        Args:
+            input_ids: `(batch, tokens)`, or `inputs_embeds`: `(batch, tokens, hidden)`.
+            attention_mask: `(batch, tokens)`, 1 for tokens to read and 0 for padding; all ones if None.
+            token_type_ids, position_ids: `(batch, tokens)`; not used where the backbone knows none.
+            topic_labels: `(batch, tokens)` indices into `config.topic_labels`, -100 where there is no label.
+            ner_labels: `(batch, tokens)` indices into `config.ner_labels`, -100 where there is no label.
+            sentiment_labels: `(batch,)` indices into `config.sentiment_labels`, -100 where there is no label.
+
+        Returns:
+            [`TSNOutput`], or a tuple of its values that are not None with `return_dict=False`. `loss` is
+            None where no labels were given; a head whose labels are all -100 adds 0.
+        """
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        optional = {"token_type_ids": token_type_ids, "position_ids": position_ids}
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        outputs = self.backbone(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+            **{k: v for k, v in optional.items() if v is not None and k in self._backbone_arguments},
+        )
+        hidden = outputs.last_hidden_state  # (batch, tokens, hidden)
+        tokens = self.dropout(hidden)  # (batch, tokens, hidden)
+        topic_logits = self.topic_head(tokens)  # (batch, tokens, topic tags)
+        ner_logits = self.ner_head(tokens)  # (batch, tokens, entity tags)
+        pooled = self._pool(hidden, attention_mask)  # (batch, hidden)
+        sentiment_logits = self.sentiment_head(self.dropout(pooled))  # (batch, classes)
+
+        losses = {
+            "topic": _mean_cross_entropy(topic_logits, topic_labels),
+            "ner": _mean_cross_entropy(ner_logits, ner_labels),
+            "sentiment": _mean_cross_entropy(sentiment_logits, sentiment_labels),
+        }
+        weighted = [self.config.loss_weights[task] * loss for task, loss in losses.items() if loss is not None]
+        output = TSNOutput(
+            loss=sum(weighted) if weighted else None,
+            topic_logits=topic_logits,
+            ner_logits=ner_logits,
+            sentiment_logits=sentiment_logits,
+            topic_loss=losses["topic"],
+            ner_loss=losses["ner"],
+            sentiment_loss=losses["sentiment"],
+            hidden_states=outputs.hidden_states if output_hidden_states else None,
+            attentions=outputs.attentions if output_attentions else None,
+        )
+        return output if return_dict else output.to_tuple()
+
+    def _pool(self, hidden, attention_mask):
+        if self.config.pooling == "cls":
+            return hidden[:, 0]  # (batch, hidden)
+        if attention_mask is None:
+            return hidden.mean(1)  # (batch, hidden)
+        mask = attention_mask.unsqueeze(-1).to(hidden.dtype)  # (batch, tokens, 1)
+        return (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)  # (batch, hidden)
+
+
+def _mean_cross_entropy(logits, labels):
+    """Mean over the labels that are not -100; 0, with a gradient of 0, where there is none. None without labels."""
+    if labels is None:
+        return None
+    logits = logits.flatten(0, -2).float()  # (labels, classes); in fp16 a sum over a batch overflows
+    total = nn.functional.cross_entropy(logits, labels.flatten(), ignore_index=-100, reduction="sum")  # ()
+    return total / (labels != -100).sum().clamp(min=1)

@@ -1,0 +1,188 @@
+"""Tag schemes: spans to tags, tags to spans, and decoding under the scheme's constraints. numpy only.
+
+BIOES (Begin, Inside, Outside, End, Single; Ratinov and Roth, 2009, "Design Challenges and Misconceptions in Named
+Entity Recognition", there called BILOU) marks both borders of a span. IO marks its type alone.
+"""
+
+import numpy as np
+
+NEG_INF = -1e9  # finite, so that sums of forbidden scores stay comparable
+
+
+def bioes_labels(types):
+    """Tags of the BIOES scheme over `types`, `O` first: `["O", "B-PER", "I-PER", "E-PER", "S-PER", ...]`."""
+    return ["O", *(f"{prefix}-{name}" for name in types for prefix in "BIES")]
+
+
+class TagScheme:
+    """A list of tags with the rules of its scheme.
+
+    Args:
+        labels: The tags in the order of the logits: `O` and, for each type, `B-`, `I-`, `E-` and `S-` followed by its
+            name (`"BIOES"`), or its bare name (`"IO"`).
+        scheme: `"BIOES"` or `"IO"`.
+
+    Raises:
+        ValueError: the labels are not those of the scheme.
+    """
+
+    def __init__(self, labels, scheme):
+        labels = list(labels)
+        if scheme not in ("BIOES", "IO"):
+            raise ValueError(f"The tag scheme must be 'BIOES' or 'IO', not {scheme!r}")
+        if not all(isinstance(label, str) and label for label in labels) or len(set(labels)) != len(labels):
+            raise ValueError(f"Tags must be different, non-empty strings, not {labels}")
+        if "O" not in labels or len(labels) < 2:
+            raise ValueError(f"Tags must hold 'O' and at least one type, not {labels}")
+        self.labels, self.scheme = labels, scheme
+        pairs = [("O", None) if label == "O" else self._split(label) for label in labels]
+        self.types = list(dict.fromkeys(name for _, name in pairs if name is not None))
+        if scheme == "BIOES" and len(labels) != 1 + 4 * len(self.types):
+            raise ValueError(f"BIOES needs B-, I-, E- and S- of every type, got {labels}")
+        self._index = {pair: i for i, pair in enumerate(pairs)}
+        self._prefix = np.array([prefix for prefix, _ in pairs])  # (tags,)
+        self._type = np.array([-1 if name is None else self.types.index(name) for _, name in pairs])  # (tags,)
+        inside = np.isin(self._prefix, ["B", "I"])  # a span goes on after this tag
+        continues = np.isin(self._prefix, ["I", "E"])  # a span was open before this tag
+        same_type = self._type[:, None] == self._type[None, :]
+        if scheme == "BIOES":
+            allowed = np.where(inside[:, None], continues[None, :] & same_type, ~continues[None, :])
+            self._start, self._end = np.where(continues, NEG_INF, 0.0), np.where(inside, NEG_INF, 0.0)
+        else:
+            allowed = np.ones((len(labels), len(labels)), dtype=bool)
+            self._start = self._end = np.zeros(len(labels))
+        self._transitions = np.where(allowed, 0.0, NEG_INF)  # (from, to)
+
+    def _split(self, label):
+        if self.scheme == "IO":
+            return "I", label
+        prefix, _, name = label.partition("-")
+        if prefix not in ("B", "I", "E", "S") or not name:
+            raise ValueError(f"{label!r} is not a BIOES tag: B-, I-, E- or S- and a type, or O")
+        return prefix, name
+
+    def encode(self, spans, length):
+        """Spans to tags.
+
+        Args:
+            spans: `(first, end, type)` in words, `end` exclusive, not overlapping.
+            length: Number of words.
+
+        Returns:
+            `(length,)` int64 array of tag indices.
+
+        Raises:
+            ValueError: a span is empty, outside the text or overlaps another, or its type is unknown.
+        """
+        tags = np.full(length, self._index[("O", None)], dtype=np.int64)
+        taken = np.zeros(length, dtype=bool)
+        for first, end, name in spans:
+            if name not in self.types:
+                raise ValueError(f"{name!r} is not a type of this scheme: {', '.join(self.types)}")
+            if not 0 <= first < end <= length:
+                raise ValueError(f"The span {first}:{end} is empty or outside 0:{length}")
+            if taken[first:end].any():
+                raise ValueError(f"The span {first}:{end} overlaps another")
+            taken[first:end] = True
+            if self.scheme == "IO":
+                tags[first:end] = self._index[("I", name)]
+            elif end - first == 1:
+                tags[first] = self._index[("S", name)]
+            else:
+                tags[first:end] = self._index[("I", name)]
+                tags[first], tags[end - 1] = self._index[("B", name)], self._index[("E", name)]
+        return tags
+
+    def viterbi(self, log_probs, lengths):
+        """The best tag sequences that the scheme allows (Viterbi, 1967), for a whole batch at once.
+
+        Args:
+            log_probs: `(batch, words, tags)` log-probabilities or logits; what lies behind a row's length is not read.
+            lengths: `(batch,)` number of words of each row.
+
+        Returns:
+            `(batch, words)` int64 array of tag indices, `O` behind each row's length.
+        """
+        # A probability of 0 must still be dearer to avoid than a forbidden transition.
+        log_probs, lengths = np.maximum(np.asarray(log_probs, dtype=np.float64), -1e5), np.asarray(lengths)
+        batch, words, tags = log_probs.shape
+        outside = self._index[("O", None)]
+        path = np.full((batch, words), outside, dtype=np.int64)
+        if batch == 0 or words == 0:
+            return path
+        inside = np.arange(words) < lengths[:, None]  # (batch, words)
+        if self.scheme == "IO":  # every transition is allowed
+            return np.where(inside, log_probs.argmax(-1), outside)
+        # A word behind the end costs nothing and keeps the tag, so that every row ends in the same column.
+        stay = np.where(np.eye(tags, dtype=bool), 0.0, NEG_INF)  # (from, to)
+        back = np.zeros((words, batch, tags), dtype=np.int64)
+        score = self._start + log_probs[:, 0]  # (batch, tags)
+        for i in range(1, words):
+            live = inside[:, i, None]  # (batch, 1)
+            candidates = score[:, :, None] + np.where(live[:, :, None], self._transitions, stay)  # (batch, from, to)
+            back[i] = candidates.argmax(1)
+            score = candidates.max(1) + np.where(live, log_probs[:, i], 0.0)
+        best = (score + self._end).argmax(-1)  # (batch,)
+        rows = np.arange(batch)
+        for i in range(words - 1, -1, -1):
+            path[:, i] = np.where(inside[:, i], best, outside)
+            best = back[i, rows, best]
+        return path
+
+    def decode(self, tags):
+        """Tags to spans, for a whole batch at once; the tags must be well-formed, as `viterbi` and `encode` give them.
+
+        Args:
+            tags: `(batch, words)` tag indices.
+
+        Returns:
+            `(row, first, end, type)` int64 arrays of shape `(spans,)`, in order of row and place; `first` and `end`
+            are words, `end` exclusive, and `type` indexes `self.types`.
+        """
+        tags = np.asarray(tags)
+        prefix, kind = self._prefix[tags], self._type[tags]  # (batch, words)
+        if self.scheme == "IO":
+            edge = np.full((len(tags), 1), -1)
+            starts = (kind >= 0) & (kind != np.hstack([edge, kind[:, :-1]]))
+            ends = (kind >= 0) & (kind != np.hstack([kind[:, 1:], edge]))
+        else:
+            starts, ends = np.isin(prefix, ["B", "S"]), np.isin(prefix, ["E", "S"])
+        row, first = np.nonzero(starts)
+        return row, first, np.nonzero(ends)[1] + 1, kind[row, first]
+
+
+def first_subtokens(words, offsets):
+    """Aligns words with tokens: a tag sits on the first sub-token of each word.
+
+    A token that begins in one word and reaches into the next ("U.S" of "U.S.") joins them to one unit. Words without a
+    token of their own (control characters, which tokenizers drop) belong to no unit.
+
+    Args:
+        words: `(words, 2)` start and end of each word, in characters.
+        offsets: `(tokens, 2)` start and end of each token, `(0, 0)` for special tokens and padding.
+
+    Returns:
+        `(positions, spans)`: `(units,)` indices of the tokens that carry a tag, and `(units, 2)` start and end of the
+        unit in characters.
+    """
+    words = np.asarray(words, dtype=np.int64).reshape(-1, 2)
+    offsets = np.asarray(offsets, dtype=np.int64).reshape(-1, 2)
+    positions = np.flatnonzero(offsets[:, 1] > offsets[:, 0])
+    if not len(words) or not len(positions):
+        return np.zeros(0, dtype=np.int64), np.zeros((0, 2), dtype=np.int64)
+    starts, ends = offsets[positions].T  # (tokens,)
+    word = np.searchsorted(words[:, 0], starts, side="right") - 1  # the last word that begins at or before the token
+    # Some tokenizers count the space before a word as the token's.
+    in_gap = (word < 0) | (starts >= words[word, 1])
+    following = np.minimum(word + 1, len(words) - 1)
+    word = np.where(in_gap, following, word)
+    real = ~in_gap | ((words[following, 0] < ends) & (words[following, 0] >= starts))
+    positions, ends, word = positions[real], ends[real], word[real]
+    if not len(positions):
+        return np.zeros(0, dtype=np.int64), np.zeros((0, 2), dtype=np.int64)
+    # The last word that each token and those before it reach; a token in a later word begins a unit.
+    last = np.maximum(np.searchsorted(words[:, 0], ends - 1, side="right") - 1, word)
+    last = np.maximum.accumulate(last)
+    first = np.flatnonzero(word > np.concatenate([[-1], last[:-1]]))
+    last_word = np.maximum.reduceat(last, first)
+    return positions[first], np.stack([words[word[first], 0], words[last_word, 1]], axis=1)
