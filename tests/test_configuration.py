@@ -1,0 +1,259 @@
+"""`configuration_tsn.py`: what is saved is what is loaded, and what does not fit is refused."""
+
+import copy
+import json
+
+import pytest
+import torch
+from conftest import backbone_config
+from transformers import AutoModel, BertConfig, DistilBertConfig, RobertaConfig, T5Config
+
+from configuration_tsn import DEFAULT_BACKBONE, TASKS, TSNConfig
+from modeling_tsn import TSNModel
+
+FIELDS = (
+    *("topic_labels", "ner_labels", "sentiment_labels", "ner_scheme", "loss_weights"),
+    *("pooling", "chunk_words", "head_dropout", "initializer_range"),
+)
+SMALL = {
+    **{"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
+    **{"intermediate_size": 16, "max_position_embeddings": 20},
+}
+CONFIGS = {
+    "defaults": {},
+    "all else": {
+        "backbone_config": {"model_type": "bert", **SMALL},
+        "topic_labels": ["S-KEY", "B-KEY", "I-KEY", "E-KEY", "O"],
+        "ner_labels": ["O", "GENE", "DRUG"],
+        "ner_scheme": "IO",
+        "sentiment_labels": ["bad", "good"],
+        "loss_weights": {"topic": 1, "ner": 0, "sentiment": 2.5},
+        "pooling": "cls",
+        "chunk_words": 120,
+        "head_dropout": 0,
+        "initializer_range": 0.1,
+    },
+}
+
+
+def values(config):
+    """All that makes the model, as plain values."""
+    backbone = config.backbone_config.to_dict()
+    # What each version of transformers adds on its own when it reads or writes.
+    added = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")
+    own = {name: getattr(config, name) for name in FIELDS}
+    return own | {"backbone": {k: v for k, v in backbone.items() if k not in added}}
+
+
+# Saving and loading
+
+
+@pytest.mark.parametrize("arguments", CONFIGS.values(), ids=CONFIGS)
+def test_round_trips(arguments, tmp_path):
+    config = TSNConfig(**arguments)
+    for name in FIELDS:
+        if name in arguments:
+            assert getattr(config, name) == arguments[name]
+    config.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    assert saved["model_type"] == "tsn"
+    assert saved["backbone_config"]["model_type"] == config.backbone_config.model_type
+    copies = [TSNConfig.from_dict(config.to_dict()), TSNConfig.from_pretrained(tmp_path), copy.deepcopy(config)]
+    for other in copies:
+        assert values(other) == values(config)
+        assert type(other.backbone_config) is type(config.backbone_config)
+        assert other.to_json_string() == TSNConfig.from_dict(config.to_dict()).to_json_string()
+
+
+def test_other_values_survive_too(tmp_path):
+    TSNConfig(custom_pipelines={"a": 1}, output_hidden_states=True).save_pretrained(tmp_path)
+    loaded = TSNConfig.from_pretrained(tmp_path)
+    assert loaded.custom_pipelines == {"a": 1} and loaded.output_hidden_states is True
+
+
+def test_defaults():
+    config = TSNConfig()
+    assert config.loss_weights == {"topic": 0.7, "ner": 0.1, "sentiment": 0.2}
+    assert tuple(config.loss_weights) == TASKS
+    assert config.topic_labels == ["O", "B-TOPIC", "I-TOPIC", "E-TOPIC", "S-TOPIC"]
+    assert config.ner_labels == ["O"] + [f"{p}-{name}" for name in ("PER", "LOC", "ORG", "MISC") for p in "BIES"]
+    assert config.sentiment_labels == ["negative", "neutral", "positive"]
+    assert (config.ner_scheme, config.pooling, config.chunk_words) == ("BIOES", "mean", 50)
+    # The shape of distilbert-base-multilingual-cased, from its own config.json.
+    backbone = config.backbone_config
+    assert DEFAULT_BACKBONE.endswith("distilbert-base-multilingual-cased") and backbone.model_type == "distilbert"
+    assert (backbone.vocab_size, backbone.dim, backbone.n_layers, backbone.n_heads) == (119547, 768, 6, 12)
+    assert (backbone.hidden_dim, backbone.max_position_embeddings) == (3072, 512)
+
+
+def test_schemes():
+    config = TSNConfig(ner_scheme="IO")
+    assert config.ner_labels == ["O", "PER", "LOC", "ORG", "MISC"]
+    assert config.entity_scheme().types == ["PER", "LOC", "ORG", "MISC"]
+    assert (config.entity_scheme().scheme, config.topic_scheme().scheme) == ("IO", "BIOES")
+    assert config.topic_scheme().types == ["TOPIC"]
+    assert TSNConfig().entity_scheme().scheme == "BIOES"
+
+
+def test_two_configurations_share_nothing():
+    labels, weights = ["bad", "good"], {"topic": 1, "ner": 1, "sentiment": 1}
+    for arguments in ({}, {"sentiment_labels": labels, "loss_weights": weights}):
+        one, two = TSNConfig(**arguments), TSNConfig(**arguments)
+        before = copy.deepcopy(values(two))
+        one.topic_labels.append("X")
+        one.ner_labels.clear()
+        one.sentiment_labels.append("mixed")
+        one.loss_weights["topic"] = 9
+        one.backbone_config.vocab_size = 3
+        assert values(two) == before
+    assert labels == ["bad", "good"] and weights == {"topic": 1, "ner": 1, "sentiment": 1}
+
+
+# What does not fit
+
+TOPIC = ["O", "B-TOPIC", "I-TOPIC", "E-TOPIC", "S-TOPIC"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"topic_labels": TOPIC[:4]}, "every type"),
+        ({"topic_labels": ["O", "TOPIC"]}, "'TOPIC' is not a BIOES tag"),
+        ({"topic_labels": []}, "must hold 'O'"),
+        (
+            {"topic_labels": TOPIC + [label.replace("TOPIC", "NAME") for label in TOPIC[1:]]},
+            "topic_labels must tag one",
+        ),
+        ({"topic_labels": TOPIC + ["O"]}, "different"),
+        ({"ner_labels": ["O", "PER"]}, "'PER' is not a BIOES tag"),
+        ({"ner_labels": ["O", "B-PER", "I-PER"]}, "every type"),
+        ({"ner_labels": ["PER", "LOC"], "ner_scheme": "IO"}, "must hold 'O'"),
+        ({"ner_labels": ["O", "PER", "PER"], "ner_scheme": "IO"}, "different"),
+        ({"ner_scheme": "BIO"}, "'BIOES' or 'IO', not 'BIO'"),
+        ({"sentiment_labels": ["good", "good"]}, "sentiment_labels must be two or more different"),
+        ({"sentiment_labels": ["good"]}, "sentiment_labels must be two or more different"),
+        ({"sentiment_labels": []}, "sentiment_labels must be two or more different"),
+        ({"loss_weights": {"topic": 1, "ner": 1}}, "loss_weights must give a number"),
+        ({"loss_weights": {"topic": 1, "ner": 1, "sentiment": 1, "more": 1}}, "loss_weights must give a number"),
+        ({"loss_weights": {"topic": -1, "ner": 1, "sentiment": 1}}, "loss_weights must give a number >= 0"),
+        ({"loss_weights": {"topic": "1", "ner": 1, "sentiment": 1}}, "loss_weights must give a number"),
+        ({"loss_weights": {"topic": float("nan"), "ner": 1, "sentiment": 1}}, "loss_weights must give a number"),
+        ({"loss_weights": {"topic": float("inf"), "ner": 1, "sentiment": 1}}, "loss_weights must give a number"),
+        ({"loss_weights": {}}, "loss_weights must give a number"),
+        ({"sentiment_labels": [0, 1]}, "sentiment_labels must be two or more different names"),
+        ({"pooling": "max"}, "pooling must be 'cls' or 'mean', not 'max'"),
+        ({"pooling": None}, "pooling must be"),
+        ({"chunk_words": 0}, "chunk_words must be a whole number >= 1, not 0"),
+        ({"chunk_words": True}, "chunk_words must be a whole number"),
+        ({"chunk_words": 50.0}, "chunk_words must be a whole number"),
+        ({"chunk_words": None}, "chunk_words must be a whole number"),
+        ({"head_dropout": 1}, "head_dropout must be a probability"),
+        ({"head_dropout": -0.1}, "head_dropout must be a probability"),
+        ({"head_dropout": "0.1"}, "head_dropout must be a probability"),
+        ({"backbone_config": {"model_type": "nonsense"}}, "'nonsense', which this transformers does not know"),
+        ({"backbone_config": {"vocab_size": 10}}, "model_type None"),
+        ({"backbone_config": "bert-base-cased"}, "must be a configuration or a dict, not str"),
+        ({"backbone_config": {"model_type": "t5"}}, "must be an encoder; 't5'"),
+        ({"backbone_config": {"model_type": "bart"}}, "must be an encoder; 'bart'"),
+        ({"backbone_config": T5Config()}, "must be an encoder; 't5'"),
+    ],
+)
+def test_what_does_not_fit_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        TSNConfig(**arguments)
+
+
+def test_a_wrong_file_is_refused(tmp_path):
+    TSNConfig().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"pooling": "last"}))
+    with pytest.raises(ValueError, match="pooling must be"):
+        TSNConfig.from_pretrained(tmp_path)
+
+
+def test_a_strangers_file_decides_nothing_about_code():
+    untrusted = {
+        "trust_remote_code": True,
+        "auto_map": {"AutoModel": "evil--evil.Model"},
+        "custom_pipelines": {"x": {}},
+        "_name_or_path": "someone/else",
+        "is_local": True,
+        "_commit_hash": "abc",
+    }
+    config = TSNConfig(backbone_config={"model_type": "bert", **SMALL, **untrusted})
+    backbone = config.backbone_config
+    for name in ("trust_remote_code", "auto_map", "custom_pipelines", "is_local"):
+        assert not hasattr(backbone, name)
+    assert backbone._name_or_path == "" and getattr(backbone, "_commit_hash", None) is None
+    saved = json.dumps(config.to_dict()["backbone_config"])
+    assert not any(trace in saved for trace in ("evil", "someone/else", "trust_remote_code", "custom_pipelines"))
+    assert backbone.hidden_size == 16  # and the rest is kept
+
+
+def test_the_callers_dict_stays_as_it_was():
+    values = {"model_type": "bert", "auto_map": {}, **SMALL}
+    before = copy.deepcopy(values)
+    TSNConfig(backbone_config=values)
+    assert values == before
+
+
+# What transformers and the pipeline read
+
+
+@pytest.mark.parametrize("name", ["bert", "distilbert"])
+def test_the_backbone_owns_its_sizes(name):
+    config = TSNConfig(backbone_config=backbone_config(name, 100))
+    assert (config.vocab_size, config.hidden_size) == (100, 32)
+    assert (config.num_hidden_layers, config.num_attention_heads) == (2, 4)
+    config.vocab_size = 123
+    assert config.backbone_config.vocab_size == config.vocab_size == 123
+    assert config.to_dict()["backbone_config"]["vocab_size"] == 123
+
+
+@pytest.mark.parametrize(
+    ("backbone", "tokens"),
+    [
+        (BertConfig(), 512),
+        (DistilBertConfig(max_position_embeddings=77), 77),
+        (RobertaConfig(max_position_embeddings=514), 512),  # roberta-base
+        (RobertaConfig(max_position_embeddings=514, pad_token_id=0), 513),
+        ({"model_type": "xlm-roberta", "max_position_embeddings": 514}, 512),
+        ({"model_type": "xlnet"}, None),  # relative positions only
+    ],
+)
+def test_max_tokens(backbone, tokens):
+    assert TSNConfig(backbone_config=backbone).max_tokens == tokens
+
+
+EXTRA = {
+    "luke": {"entity_vocab_size": 10},
+    "longformer": {"attention_window": 4},
+    "esm": {"pad_token_id": 1},
+    "lilt": {"hidden_size": 24},  # six coordinates share it
+}
+
+
+@pytest.mark.parametrize(
+    "model_type",
+    [
+        *("bert", "electra", "roberta", "xlm-roberta", "camembert", "mpnet", "data2vec-text", "albert"),
+        *("roberta-prelayernorm", "ibert", "longformer", "luke", "esm", "lilt", "markuplm"),
+    ],
+)
+def test_every_encoder_takes_max_tokens(model_type):
+    """Asked of the encoders themselves: the longest chunk that the pipeline makes must not crash them."""
+    config = TSNConfig(backbone_config={"model_type": model_type, **SMALL, **EXTRA.get(model_type, {})})
+    encoder = AutoModel.from_config(config.backbone_config).eval()
+    with torch.no_grad():
+        encoder(torch.full((1, config.max_tokens), 7))
+        with pytest.raises((IndexError, RuntimeError)):  # and it is no shorter than it has to be
+            encoder(torch.full((1, config.max_tokens + 1), 7))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_backbone_dtype_makes_no_model_of_two_types(dtype):
+    """Half-precision encoders say so in their configuration, which becomes a part of ours."""
+    config = TSNConfig(backbone_config={"model_type": "bert", **SMALL, "dtype": dtype})
+    model = TSNModel(config).eval()
+    assert len({weight.dtype for weight in model.parameters()}) == 1
+    assert model(torch.ones(1, 4, dtype=torch.long)).topic_logits.shape == (1, 4, 5)

@@ -1,0 +1,77 @@
+"""eval.py: figures by source and language, the files it writes, and its errors."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+from conftest import example_rows
+
+import eval as evaluation
+from metric_tsn import TSNMetric
+from modeling_tsn import TSNModel
+from pipeline_tsn import TSNPipeline
+
+ROOT = Path(evaluation.__file__).resolve().parent
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """Rows of two sources, one of them in two languages."""
+    rows = [{**row, "source": row.get("source", "other"), "language": "en"} for row in example_rows()]
+    rows[-2]["language"] = "de"
+    path = tmp_path / "labelled.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path, rows
+
+
+def test_figures_agree_with_the_metric(tmp_path, hub_folder, labelled, tokenizer, capsys):
+    path, rows = labelled
+    evaluation.main([str(hub_folder), str(path), "--output_dir", str(tmp_path / "out")])
+    record = json.loads((tmp_path / "out" / "eval_results.json").read_text())
+    assert list(record["results"]) == ["all", "news", "other", "other/de", "other/en", "reviews"]
+    assert [group["rows"] for group in record["results"].values()] == [6, 1, 4, 1, 3, 1]
+
+    pipe = TSNPipeline(TSNModel.from_pretrained(hub_folder), tokenizer)
+    predictions, references = [], []
+    for row in rows:
+        found = pipe(row["text"])
+        entities = [{"start": e["start"], "end": e["end"], "label": e["entity_group"]} for e in found["entities"]]
+        label = found["sentiment"]["label"]
+        predictions.append({"topics": found["topics"], "entities": entities, "sentiment": label})
+        topics = row.get("topics") and [{**t, "word": row["text"][t["start"] : t["end"]]} for t in row["topics"]]
+        references.append({"topics": topics, "entities": row.get("entities"), "sentiment": row.get("sentiment")})
+    expected = TSNMetric(keep_in_memory=True).compute(predictions=predictions, references=references)
+    measured = {k: v for k, v in record["results"]["all"].items() if k != "rows"}
+    assert measured == pytest.approx(expected)
+
+    assert record["weights_sha256"] == hashlib.sha256((hub_folder / "model.safetensors").read_bytes()).hexdigest()
+    table = (tmp_path / "out" / "eval_results.md").read_text()
+    assert table == capsys.readouterr().out
+    assert len(table.splitlines()) == 2 + 6 and f"{expected['topic_f1']:.3f}" in table
+
+
+def test_data_without_labels_is_an_error(tmp_path, hub_folder):
+    path = tmp_path / "bare.jsonl"
+    path.write_text(json.dumps({"text": "Nothing is known."}) + "\n")
+    with pytest.raises(SystemExit, match="nothing is annotated"):
+        evaluation.main([str(hub_folder), str(path)])
+    path.write_text("")
+    with pytest.raises(SystemExit, match="nothing is annotated"):
+        evaluation.main([str(hub_folder), str(path)])
+
+
+def test_missing_checkpoint_and_data_are_errors(tmp_path, hub_folder, labelled):
+    with pytest.raises(SystemExit, match="nowhere"):
+        evaluation.main([str(tmp_path / "nowhere"), str(labelled[0])])
+    with pytest.raises(SystemExit, match="no such file"):
+        evaluation.main([str(hub_folder), str(tmp_path / "nowhere.jsonl")])
+
+
+def test_recorded_results_are_those_of_the_shipped_weights():
+    """The README's table is the one that eval.py wrote, for the weights that lie beside it."""
+    record = json.loads((ROOT / "eval_results.json").read_text())
+    assert record["weights_sha256"] == hashlib.sha256((ROOT / "model.safetensors").read_bytes()).hexdigest()
+    table = evaluation.markdown_table(record["results"])
+    assert table == (ROOT / "eval_results.md").read_text()
+    assert table in (ROOT / "README.md").read_text()

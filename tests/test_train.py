@@ -1,0 +1,210 @@
+"""train.py end to end on a tiny encoder: what it writes, resuming, several processes, options."""
+
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TEXTS, example_rows, make_tokenizer
+from safetensors.torch import load_file
+
+import train
+from configuration_tsn import TSNConfig
+from modeling_tsn import TSNModel
+from pipeline_tsn import TSNPipeline
+
+ROOT = Path(train.__file__).resolve().parent
+
+
+def options(backbone, data, out, *more):
+    fixed = ["--per_device_train_batch_size", "4", "--learning_rate", "1e-3", "--logging_steps", "1"]
+    quiet = ["--use_cpu", "--disable_tqdm", "true", "--save_strategy", "steps", "--eval_strategy", "steps"]
+    files = ["--backbone", str(backbone), "--train_file", str(data), "--output_dir", str(out)]
+    return [*files, *fixed, *quiet, *map(str, more)]
+
+
+def steps(n, every=1):
+    return ["--max_steps", n, "--save_steps", every, "--eval_steps", every]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, backbone_folder, data_file):
+    """Four steps with an evaluation and a checkpoint after every second."""
+    out = tmp_path_factory.mktemp("trained")
+    train.main(options(backbone_folder, data_file, out, "--validation_file", data_file, *steps(4, 2)))
+    return out
+
+
+def test_one_step_moves_encoder_and_heads(tmp_path, backbone_folder, data_file):
+    train.main(options(backbone_folder, data_file, tmp_path, *steps(1)))
+    before = load_file(backbone_folder / "model.safetensors")
+    after = TSNModel.from_pretrained(tmp_path).state_dict()
+    moved = {n for n, w in before.items() if f"backbone.{n}" in after and not torch.equal(w, after[f"backbone.{n}"])}
+    assert "embeddings.word_embeddings.weight" in moved and "encoder.layer.0.attention.self.query.weight" in moved
+
+
+def test_heads_have_their_own_learning_rate(tmp_path, backbone_folder, data_file):
+    more = ["--head_learning_rate", "0.5", "--eval_strategy", "no", "--load_best_model_at_end", "false"]
+    arguments = options(backbone_folder, data_file, tmp_path, *more)
+    model_arguments, _, training = train.parse_arguments(arguments)
+    model, _ = train.load_model(model_arguments)
+    optimizer = train.TSNTrainer(model, training).create_optimizer()
+    rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        assert rate[id(parameter)] == (0.5 if "_head." in name else 1e-3), name
+        assert decay[id(parameter)] == (0.0 if "bias" in name or "LayerNorm" in name else 0.01), name
+
+
+def test_output_is_a_complete_hub_folder(trained):
+    names = {path.name for path in trained.iterdir()}
+    for name in ("configuration_tsn.py", "modeling_tsn.py", "tagging_tsn.py", "chunking_tsn.py", "pipeline_tsn.py"):
+        assert (trained / name).read_bytes() == (ROOT / name).read_bytes()
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= names
+    assert not any(name.endswith((".bin", ".pt")) for name in names)
+    assert {w.dtype for w in load_file(trained / "model.safetensors").values()} == {torch.float16}
+    config = json.loads((trained / "config.json").read_text())
+    assert (
+        config["dtype"] == "float32" and "auto_map" in config and "topic-sentiment-ner" in config["custom_pipelines"]
+    )
+    assert str(trained.parent) not in (trained / "config.json").read_text()
+
+
+def test_evaluation_reports_loss_and_metrics_of_every_head(trained):
+    log = json.loads((trained / "trainer_state.json").read_text())["log_history"]
+    evaluations = [entry for entry in log if "eval_score" in entry]
+    assert [entry["step"] for entry in evaluations] == [2, 4]
+    for name in ("eval_loss", "eval_topic_f1", "eval_ner_f1", "eval_sentiment_macro_f1"):
+        assert all(np.isfinite(entry[name]) for entry in evaluations)
+
+
+def test_best_checkpoint_is_written(trained):
+    state = json.loads((trained / "trainer_state.json").read_text())
+    best = load_file(Path(state["best_model_checkpoint"]) / "model.safetensors")
+    written = load_file(trained / "model.safetensors")
+    assert all(torch.equal(written[name], weight.half()) for name, weight in best.items())
+
+
+def test_resumed_run_ends_with_the_same_weights(tmp_path, trained, backbone_folder, data_file):
+    shutil.copytree(trained / "checkpoint-2", tmp_path / "checkpoint-2")
+    more = ["--validation_file", data_file, *steps(4, 2), "--resume_from_checkpoint", "last"]
+    train.main(options(backbone_folder, data_file, tmp_path, *more))
+    resumed, whole = (load_file(folder / "checkpoint-4" / "model.safetensors") for folder in (tmp_path, trained))
+    assert all(torch.equal(resumed[name], weight) for name, weight in whole.items())
+
+
+def test_resuming_without_a_checkpoint_says_so(tmp_path, backbone_folder, data_file):
+    with pytest.raises(ValueError, match="no checkpoint in"):
+        train.main(options(backbone_folder, data_file, tmp_path, *steps(1), "--resume_from_checkpoint", "last"))
+
+
+def test_learns_the_examples(tmp_path, backbone_folder, data_file):
+    """A model that cannot learn six sentences by heart is wired wrongly."""
+    more = [*steps(120, 120), "--head_learning_rate", "1e-2", "--learning_rate", "3e-3", "--loss_weights", 1, 1, 1]
+    train.main(options(backbone_folder, data_file, tmp_path, *more))
+    pipe = TSNPipeline(TSNModel.from_pretrained(tmp_path), make_tokenizer())
+    found = pipe(TEXTS[:3])
+    assert [topic["word"] for topic in found[1]["topics"]] == ["screen", "battery life"]
+    assert [(e["entity_group"], e["word"]) for e in found[0]["entities"]] == [
+        ("ORG", "Apple Pay"),
+        ("LOC", "Colombia"),
+    ]
+    assert [found[0]["sentiment"]["label"], found[1]["sentiment"]["label"]] == ["positive", "negative"]
+
+
+def test_trains_a_tsn_model_further(tmp_path, trained, data_file):
+    train.main(options(trained, data_file, tmp_path, *steps(1), "--loss_weights", 1, 1, 1))
+    assert TSNModel.from_pretrained(tmp_path).config.loss_weights == {"topic": 1.0, "ner": 1.0, "sentiment": 1.0}
+    with pytest.raises(ValueError, match="pooling"):
+        train.main(options(trained, data_file, tmp_path, *steps(1), "--pooling", "cls"))
+
+
+def test_own_entity_types_and_scheme(tmp_path, backbone_folder):
+    row = {"text": TEXTS[0], "entities": [{"start": 0, "end": 9, "label": "PRODUCT"}]}
+    data = tmp_path / "products.jsonl"
+    data.write_text(json.dumps(row) + "\n")
+    more = ["--entity_types", "PRODUCT", "PLACE", "--ner_scheme", "IO", "--chunk_words", 20]
+    train.main(options(backbone_folder, data, tmp_path / "out", *steps(1), *more))
+    config = TSNConfig.from_pretrained(tmp_path / "out")
+    assert (config.ner_labels, config.ner_scheme, config.chunk_words) == (["O", "PRODUCT", "PLACE"], "IO", 20)
+
+
+def test_early_stopping(tmp_path, backbone_folder, data_file):
+    more = ["--validation_file", data_file, *steps(30), "--early_stopping_patience", 2, "--learning_rate", 0]
+    train.main(options(backbone_folder, data_file, tmp_path, *more, "--head_learning_rate", 0))
+    assert json.loads((tmp_path / "trainer_state.json").read_text())["global_step"] == 3
+    with pytest.raises(ValueError, match="validation_file"):
+        train.main(options(backbone_folder, data_file, tmp_path, *steps(1), "--early_stopping_patience", 2))
+
+
+def test_bad_rows_stop_the_run_or_are_kept_aside(tmp_path, backbone_folder):
+    data, out = tmp_path / "some.jsonl", tmp_path / "out"
+    bad = {"text": "Hi", "sentiment": "furious"}
+    data.write_text("".join(json.dumps(row) + "\n" for row in [*example_rows(), bad]))
+    with pytest.raises(ValueError, match=r"some\.jsonl, row 7: .*furious"):
+        train.main(options(backbone_folder, data, out, *steps(1)))
+    train.main(options(backbone_folder, data, out, *steps(1), "--invalid_rows", "skip"))
+    (kept,) = map(json.loads, (out / "invalid_rows.jsonl").read_text().splitlines())
+    assert kept["row"] == bad and "row 7" in kept["error"]
+
+
+def test_sampling_weights_choose_rows(tmp_path, backbone_folder, data_file, caplog):
+    caplog.set_level("INFO", logger="train")
+    train.main(options(backbone_folder, data_file, tmp_path, *steps(1), "--sampling_weights", "news=2", "examples=0"))
+    assert "12 chunks" in caplog.text  # 4 of news, twice, and 4 of reviews
+    for pairs in (["nonsense=1"], ["news=-1"], ["news"], ["news=many"]):
+        with pytest.raises(ValueError, match="sampling"):
+            train.main(options(backbone_folder, data_file, tmp_path, *steps(1), "--sampling_weights", *pairs))
+
+
+def test_options_from_a_file(tmp_path, capsys):
+    path = tmp_path / "options.yaml"
+    path.write_text(
+        "backbone: b\ntrain_file: [a.csv, c.csv]\noutput_dir: out\nlearning_rate: 2e-4\nloss_weights: [1, 2, 3]"
+    )
+    model, data, training = train.parse_arguments([str(path), "--seed", "7", "--output_dir", str(tmp_path / "other")])
+    assert (model.backbone, data.train_file, training.learning_rate) == ("b", ["a.csv", "c.csv"], 2e-4)
+    assert (model.loss_weights, training.seed, Path(training.output_dir).name) == ([1, 2, 3], 7, "other")
+    path.write_text("backbone: b\nlerning_rate: 1")
+    with pytest.raises(SystemExit):
+        train.parse_arguments([str(path)])
+    assert "lerning_rate" in capsys.readouterr().err
+
+
+def test_shipped_configuration_is_valid(tmp_path):
+    arguments = [str(ROOT / "configs" / "tsn-minilm.yaml"), "--output_dir", str(tmp_path)]
+    model, data, training = train.parse_arguments(arguments)
+    assert training.learning_rate == 2e-4 and model.loss_weights == [1, 1, 1] and data.validation_file
+
+
+@pytest.mark.slow
+def test_two_processes_under_accelerate(tmp_path, backbone_folder, data_file):
+    # `--multi_gpu` is the launcher for several processes; without MPI, `--cpu` starts one, whatever is asked for.
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    more = ["--validation_file", data_file, *steps(2)]
+    command = [
+        *launch,
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        str(ROOT / "train.py"),
+    ]
+    command += options(backbone_folder, data_file, tmp_path, *more)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=170, env=environment, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    state = json.loads((tmp_path / "trainer_state.json").read_text())
+    (chunks,) = map(int, re.findall(r"(\d+) chunks of", done.stderr))  # said once, by one of the processes
+    (epoch,) = {entry["epoch"] for entry in state["log_history"] if entry["step"] == 2 and "loss" in entry}
+    assert epoch == pytest.approx(2 / math.ceil(chunks / (2 * 4)), abs=0.01)  # 2 steps, of 4 chunks a process
+    assert all(torch.isfinite(w).all() for w in TSNModel.from_pretrained(tmp_path).state_dict().values())
