@@ -1,7 +1,7 @@
 # Needs Python 3.11 or newer and nothing else. `make help` lists what there is.
 PYTHON ?= python3
 RUNTIME_TESTS = $(addprefix tests/test_,chunking.py tagging.py configuration.py modeling.py modeling_loading.py pipeline.py \
-	pipeline_merging.py hub.py)
+	pipeline_merging.py onnx.py hub.py)
 # Read as it was typed: a dollar sign or a quote in a text is only that.
 export DEMO_TEXT := $(value TEXT)
 
@@ -48,7 +48,7 @@ train: .venv/installed  ## train the model of this folder again on DATA, into ou
 	@echo "Installing the newest transformers 5 into .venv-latest: a few minutes, once."
 	$(PYTHON) -m venv .venv-latest
 	.venv-latest/bin/pip install --quiet torch==2.13.0
-	.venv-latest/bin/pip install --quiet 'transformers>=5,<6' datasets pytest hypothesis
+	.venv-latest/bin/pip install --quiet 'transformers>=5,<6' datasets onnxruntime onnx pytest hypothesis
 	@touch $@
 
 clean:  ## remove the environments and caches

@@ -34,7 +34,8 @@ _TAG_WORD = re.compile(rf"[{_HAN}][{_MARKS}]*|[^\W_{_HAN}](?:[{_FORMAT}]*(?:[^\W
 _FULL_STOP = "(?:[。！？｡]+[”’»)\\]}›」』]*)"
 _COUNTED_WORD = re.compile(rf"(?:[{_HAN}]|[^\s{_HAN}。！？｡]+){_FULL_STOP}?|{_FULL_STOP}")
 _BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
-_CLOSING = "\"'”’»)]}›」』*_"
+_FINAL, _CLOSING = ".!?…。！？｡؟।", "\"'”’»)]}›」』*_"
+_LAST = frozenset(_FINAL + _CLOSING)  # what the last word of a sentence can end in
 _ABBREVIATIONS = frozenset(
     """al approx apr aug bzw capt cf co col corp d.h dec dept dr e.g est etc feb fig ft gen gov hon i.e inc jan jr jul
     jun ltd mar mlle mme mr mrs ms mt no nov oct prof rep rev sen sep sept sgt sr sra sres st vs z.b""".split()
@@ -67,6 +68,8 @@ def chunk_text(text, max_words=50, overlap_words=0):
     check_chunk_sizes(max_words, overlap_words)
     words = [match.span() for match in _COUNTED_WORD.finditer(text)]
     budget = max_words - overlap_words
+    if 0 < len(words) <= budget:  # most texts are short: no need to look for sentences
+        return [Chunk(words[0][0], words[-1][1])]
     chunks, first = [], 0
 
     def close(end):
@@ -98,15 +101,20 @@ def check_chunk_sizes(max_words, overlap_words):
 
 def _sentence_ends(text, words):
     """Yields, for each sentence, the number of words up to its end."""
-    for i, (start, end) in enumerate(words):
-        last = i + 1 == len(words)
-        if last or _ends_sentence(text[start:end]) or _BLANK_LINE.search(text, end, words[i + 1][0]):
-            yield i + 1
+    following = [start for start, _ in words[1:]] + [len(text)]
+    for i, ((start, end), next_start) in enumerate(zip(words, following), start=1):
+        # The two cheap looks rule out nearly every word.
+        if (
+            i == len(words)
+            or (text[end - 1] in _LAST and _ends_sentence(text[start:end]))
+            or (next_start > end + 1 and _BLANK_LINE.search(text, end, next_start))
+        ):
+            yield i
 
 
 def _ends_sentence(word):
     bare = word.rstrip(_CLOSING)
-    if not bare or bare[-1] not in ".!?…。！？｡؟।":
+    if not bare or bare[-1] not in _FINAL:
         return False
     if bare[-1] != ".":
         return True
@@ -136,8 +144,8 @@ def encode_chunks(texts, tokenizer, max_words, overlap_words=0, max_tokens=None)
         max_tokens: Tokens a chunk has at most, special tokens included; None for no limit.
 
     Returns:
-        `(owners, chunks, encoding)`: the index into `texts` of each chunk, its `Chunk`, and the tokenizer's output
-        with `offset_mapping`, in characters of the chunk. A text of white space has no chunk.
+        `(owners, chunks, encodings)`: the index into `texts` of each chunk, its `Chunk`, and its `Encoding`
+        (`ids`, `type_ids`, `offsets` in characters of the chunk, ...). A text of white space has no chunk.
     """
     owners, chunks = [], []
     for i, text in enumerate(texts):
@@ -146,13 +154,14 @@ def encode_chunks(texts, tokenizer, max_words, overlap_words=0, max_tokens=None)
         chunks += found
     while True:
         pieces = [_printable(texts[i][chunk.start : chunk.end]) for i, chunk in zip(owners, chunks)]
-        encoding = _tokenize(pieces, tokenizer)
-        if max_tokens is None or all(len(ids) <= max_tokens for ids in encoding["input_ids"]):
-            return owners, chunks, encoding
+        # The Encodings themselves: to make lists of all that they hold takes longer than the tokenizer itself.
+        fields = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
+        encodings = tokenizer(pieces, **fields).encodings if pieces else []
+        if max_tokens is None or all(len(encoding) <= max_tokens for encoding in encodings):
+            return owners, chunks, encodings
         split_owners, split_chunks = [], []
-        for k, (i, chunk) in enumerate(zip(owners, chunks)):
-            offsets, special = encoding["offset_mapping"][k], encoding["special_tokens_mask"][k]
-            parts = _split_at_tokens(pieces[k], offsets, special, max_tokens)
+        for i, chunk, piece, encoding in zip(owners, chunks, pieces, encodings):
+            parts = _split_at_tokens(piece, encoding.offsets, encoding.special_tokens_mask, max_tokens)
             split_owners += [i] * len(parts)
             split_chunks += [Chunk(chunk.start + a, chunk.start + b) for a, b in parts]
         if len(split_chunks) == len(chunks):
@@ -164,23 +173,6 @@ def token_limit(tokenizer, config):
     """Tokens that both the encoder and its tokenizer take, or None where neither has a limit."""
     limits = (config.max_tokens, tokenizer.model_max_length)
     return min((n for n in limits if n is not None and n < 10**6), default=None)  # 10**30 stands for "unknown"
-
-
-def pad_chunks(chunks, tokenizer):
-    """Tokenized chunks, dicts of lists, to one dict of lists of rows that are as long as the longest.
-
-    Padding goes to the right whatever the tokenizer's side, so that token positions stay what they were.
-    """
-    padding = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
-    longest = max(len(chunk["input_ids"]) for chunk in chunks)
-    return {
-        name: [chunk[name] + [padding.get(name, 0)] * (longest - len(chunk[name])) for chunk in chunks]
-        for name in chunks[0]
-    }
-
-
-def _tokenize(pieces, tokenizer):
-    return tokenizer(pieces or [""], return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False)
 
 
 def _printable(text):

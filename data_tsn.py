@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset, load_dataset
+from torch.nn.utils.rnn import pad_sequence
 
-from chunking_tsn import encode_chunks, pad_chunks, tag_words, token_limit
+from chunking_tsn import encode_chunks, tag_words, token_limit
 from configuration_tsn import TSNConfig
 from tagging_tsn import first_subtokens
 
@@ -250,14 +251,12 @@ def rows_to_features(rows, tokenizer, config: TSNConfig, batch_rows=1000):
 
 def _append_features(columns, rows, tokenizer, config):
     limit = token_limit(tokenizer, config)
-    owners, chunks, encoding = encode_chunks([row["text"] for row in rows], tokenizer, config.chunk_words, 0, limit)
+    owners, chunks, encodings = encode_chunks([row["text"] for row in rows], tokenizer, config.chunk_words, 0, limit)
     topic_scheme, entity_scheme = config.topic_scheme(), config.entity_scheme()
     topic_type = topic_scheme.types[0]
-    for k, (i, chunk) in enumerate(zip(owners, chunks)):
-        row, length = rows[i], len(encoding["input_ids"][k])
-        positions, units = first_subtokens(
-            tag_words(row["text"][chunk.start : chunk.end]), encoding["offset_mapping"][k]
-        )
+    for i, chunk, encoding in zip(owners, chunks, encodings):
+        row, length = rows[i], len(encoding)
+        positions, units = first_subtokens(tag_words(row["text"][chunk.start : chunk.end]), encoding.offsets)
         units = units + chunk.start
         topics = None if row["topics"] is None else [{**span, "label": topic_type} for span in row["topics"]]
         labels = {
@@ -270,8 +269,9 @@ def _append_features(columns, rows, tokenizer, config):
             columns[name].append(aligned)
         sentiment = row["sentiment"]
         columns["sentiment_labels"].append(IGNORED if sentiment is None else config.sentiment_labels.index(sentiment))
+        inputs = {"input_ids": encoding.ids, "attention_mask": [1] * length, "token_type_ids": encoding.type_ids}
         for name in tokenizer.model_input_names:
-            columns[name].append(encoding[name][k])
+            columns[name].append(inputs[name])
         columns["length"].append(length)
         columns["source"].append(f"{row['source']}/{row['language']}")
 
@@ -344,12 +344,12 @@ class TSNCollator:
         self.tokenizer = tokenizer
 
     def __call__(self, features):
-        names = self.tokenizer.model_input_names
-        padded = pad_chunks([{name: feature[name] for name in names} for feature in features], self.tokenizer)
-        batch = {name: torch.tensor(rows) for name, rows in padded.items()}  # (batch, tokens)
-        for name in ("topic_labels", "ner_labels"):
-            batch[name] = torch.full_like(batch["input_ids"], IGNORED)  # (batch, tokens)
-            for row, feature in zip(batch[name], features):
-                row[: len(feature[name])] = torch.as_tensor(feature[name])
+        padding = {"input_ids": self.tokenizer.pad_token_id or 0, "token_type_ids": self.tokenizer.pad_token_type_id}
+        padding.update(attention_mask=0, topic_labels=IGNORED, ner_labels=IGNORED)
+        batch = {
+            # To the right whatever the tokenizer's side, so that token positions stay what they were.
+            name: pad_sequence([torch.as_tensor(feature[name]) for feature in features], True, padding[name])
+            for name in (*self.tokenizer.model_input_names, "topic_labels", "ner_labels")
+        }  # (batch, tokens)
         batch["sentiment_labels"] = torch.tensor([feature["sentiment_labels"] for feature in features])  # (batch,)
         return batch

@@ -7,7 +7,10 @@ from pathlib import Path
 from chunking_tsn import token_limit
 
 TASK = "topic-sentiment-ner"
-RUNTIME_FILES = ("configuration_tsn.py", "modeling_tsn.py", "tagging_tsn.py", "chunking_tsn.py", "pipeline_tsn.py")
+RUNTIME_FILES = (
+    *("configuration_tsn.py", "modeling_tsn.py", "onnx_tsn.py"),
+    *("tagging_tsn.py", "chunking_tsn.py", "pipeline_tsn.py"),
+)
 _AUTO_MAP = {"AutoConfig": "configuration_tsn.TSNConfig", "AutoModel": "modeling_tsn.TSNModel"}
 _CUSTOM_PIPELINES = {TASK: {"impl": "pipeline_tsn.TSNPipeline", "pt": ["AutoModel"], "type": "text"}}
 # Traces of the machine that wrote the folder.

@@ -103,11 +103,16 @@ class TSNModel(PreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
         """As in transformers, but from safetensors only, and weights that the checkpoint lacks are an error.
 
+        With `onnx_file="model_quantized.onnx"`, or another file of the checkpoint's `onnx` folder, the result is a
+        [`TSNOnnxModel`], which also takes `num_threads` and `providers`; so can `pipeline(..., model_kwargs=...)`.
+
         Raises:
             ValueError: the checkpoint lacks weights of the model. transformers would draw them at random, and the
                 model would answer at random without a word.
             OSError: there is no `model.safetensors`, or it is damaged.
         """
+        if "onnx_file" in kwargs:
+            return _onnx_model(cls, pretrained_model_name_or_path, kwargs)
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs["use_safetensors"] = True  # a pickle runs code when it is loaded
         try:
@@ -210,6 +215,18 @@ class TSNModel(PreTrainedModel):
             return hidden.mean(1)  # (batch, hidden)
         mask = attention_mask.unsqueeze(-1).to(hidden.dtype)  # (batch, tokens, 1)
         return (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)  # (batch, hidden)
+
+
+def _onnx_model(cls, name_or_path, kwargs):
+    try:
+        from .onnx_tsn import TSNOnnxModel
+    except ImportError:
+        from onnx_tsn import TSNOnnxModel
+    hub = ("revision", "token", "cache_dir", "local_files_only", "force_download", "_commit_hash")
+    hub = {name: kwargs[name] for name in hub if name in kwargs}
+    options = {name: kwargs[name] for name in ("onnx_file", "num_threads", "providers") if name in kwargs}
+    config = kwargs.get("config") or cls.config_class.from_pretrained(name_or_path, **hub)
+    return TSNOnnxModel.from_pretrained(name_or_path, config, **options, **hub)
 
 
 def _mean_cross_entropy(logits, labels):

@@ -1,7 +1,7 @@
 """The pipeline: text in; topics, sentiment and entities with their offsets out."""
 
 from collections.abc import Iterable, Mapping
-from itertools import islice
+from itertools import chain
 
 import numpy as np
 import torch
@@ -10,13 +10,16 @@ from transformers.dynamic_module_utils import custom_object_save
 from transformers.pipelines.base import ChunkPipeline
 
 try:
-    from .chunking_tsn import check_chunk_sizes, encode_chunks, pad_chunks, tag_words, token_limit
+    from .chunking_tsn import check_chunk_sizes, encode_chunks, tag_words, token_limit
+    from .onnx_tsn import TSNOnnxModel
     from .tagging_tsn import first_subtokens
 except ImportError:  # run from a folder of plain files: scripts, accelerate, pytest
-    from chunking_tsn import check_chunk_sizes, encode_chunks, pad_chunks, tag_words, token_limit
+    from chunking_tsn import check_chunk_sizes, encode_chunks, tag_words, token_limit
+    from onnx_tsn import TSNOnnxModel
     from tagging_tsn import first_subtokens
 
-LOOK_AHEAD = 16  # batches' worth of texts that are sorted by length together
+LOOK_AHEAD = 16  # batches whose chunks are sorted by length together
+CHUNK_CHARACTERS = 300  # what a full chunk of 50 words has in most languages; bounds what is read ahead
 _PARAMETERS = ("max_words", "overlap_words", "aggregation", "top_k", "threshold")
 
 
@@ -62,6 +65,9 @@ class TSNPipeline(ChunkPipeline):
         config = self.model.config
         self._schemes = {"topics": config.topic_scheme(), "entities": config.entity_scheme()}
         self._max_tokens = token_limit(self.tokenizer, config)
+        # Optimum's ORTModelForCustomTasks would put all chunks of a batch through one quantization; see TSNOnnxModel.
+        is_ort = not isinstance(self.model, torch.nn.Module) and hasattr(self.model, "session")
+        self._network = TSNOnnxModel(self.model.session, config) if is_ort else self.model
 
     def save_pretrained(self, save_directory, **kwargs):
         """As in transformers, and with this file beside the model's also where it came from a Hub folder."""
@@ -115,86 +121,113 @@ class TSNPipeline(ChunkPipeline):
 
     def _forward(self, model_inputs):
         """Model inputs, `(batch, tokens)` each, to the three heads' logits."""
-        outputs = self.model(**model_inputs)
+        outputs = self._network(**model_inputs)
         return {name: outputs[name] for name in ("topic_logits", "ner_logits", "sentiment_logits")}
 
     def get_iterator(self, inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params):
         # transformers' own iterator tokenizes chunk by chunk, batches in order of arrival and pads what it must.
-        size = batch_size * LOOK_AHEAD if batch_size > 1 else 1  # one at a time: answer each before reading the next
-        groups = _Groups(inputs, size, self.preprocess, preprocess_params)
+        chunks = batch_size * LOOK_AHEAD if batch_size > 1 else 1  # one at a time: answer each before reading the next
+        groups = _Groups(inputs, chunks, self.preprocess, preprocess_params)
         if num_workers:
-            groups = DataLoader(groups, batch_size=None, num_workers=1)
+            groups = DataLoader(groups, batch_size=None, num_workers=1, collate_fn=_as_it_is)
         for cut in groups:
             found = self._analyse(cut, batch_size, forward_params)
             for i, text in enumerate(cut["texts"]):
                 yield self.postprocess(found, text=text, index=i, **postprocess_params)
 
     def preprocess(self, inputs, max_words=None, overlap_words=0):
-        """A list of texts to tokenized chunks, with what decoding needs.
+        """A list of texts to tokenized chunks, with what decoding needs. Chunks without a word are left out.
 
         Returns:
-            dict: `texts`; and for each chunk its `owners` (index of its text), `inputs` (a dict of lists of token
-            ids), `positions` (of the tokens that carry tags) and `spans` (their start and end in the text).
+            dict: `texts`; of each chunk, `(chunks,)`, its `owners` (index of its text), `tokens` and `words` (numbers
+            of them); all chunks' model inputs one behind the other, `(all tokens,)` each, in `inputs`; and of each
+            word `positions` (the token of its chunk that carries its tags), `(all words,)`, and `spans` (its start
+            and end in the text), `(all words, 2)`.
         """
         words, limit = self._words(max_words), self._max_tokens
-        owners, chunks, encoding = encode_chunks(inputs, self.tokenizer, words, overlap_words, limit)
-        names = [name for name in self.tokenizer.model_input_names if name in encoding]
-        cut = {"texts": inputs, "owners": owners, "inputs": [], "positions": [], "spans": []}
-        for k, (owner, chunk) in enumerate(zip(owners, chunks)):
-            tokens = np.array(encoding["offset_mapping"][k])  # (tokens, 2)
-            positions, spans = first_subtokens(tag_words(inputs[owner][chunk.start : chunk.end]), tokens)
-            cut["positions"].append(positions)
-            cut["spans"].append(spans + chunk.start)
-            cut["inputs"].append({name: encoding[name][k] for name in names})
-        return cut
+        owners, chunks, encodings = encode_chunks(inputs, self.tokenizer, words, overlap_words, limit)
+        tagged = [tag_words(inputs[owner][chunk.start : chunk.end]) for owner, chunk in zip(owners, chunks)]
+        owners = np.array(owners, dtype=np.int64)  # (chunks,)
+        starts, ends = np.array(chunks, dtype=np.int64).reshape(-1, 2).T  # (chunks,)
+        tokens = np.array([len(encoding) for encoding in encodings], dtype=np.int64)  # (chunks,)
+        # All chunks at once, as if they stood in one text with a gap behind each.
+        shift = np.concatenate([[0], np.cumsum(ends - starts + 1)])[:-1].astype(np.int64)  # (chunks,)
+        spans = _flat(border for pairs in tagged for pair in pairs for border in pair).reshape(-1, 2)
+        spans += np.repeat(shift, [len(pairs) for pairs in tagged])[:, None]
+        offsets = _flat(chain.from_iterable(chain.from_iterable(e.offsets for e in encodings))).reshape(-1, 2)
+        chunk_of = np.repeat(np.arange(len(chunks)), tokens)  # (all tokens,)
+        positions, spans = first_subtokens(spans, offsets + shift[chunk_of][:, None])
+        chunk_of = chunk_of[positions]  # (all words,)
+        positions = positions - (np.cumsum(tokens) - tokens)[chunk_of]
+        spans = spans + (starts - shift)[chunk_of][:, None]
+        words = np.bincount(chunk_of, minlength=len(chunks))  # (chunks,)
+        # A chunk without a word (zero-width characters alone, say) has nothing to tag and no sentiment.
+        kept = words > 0
+        of_kept = np.repeat(kept, tokens)  # (all tokens,)
+        fields = {"input_ids": lambda e: e.ids, "token_type_ids": lambda e: e.type_ids}
+        model_inputs = {
+            name: _flat(chain.from_iterable(map(read, encodings)))[of_kept]
+            for name, read in fields.items()
+            if name in self.tokenizer.model_input_names
+        }
+        counts = {"owners": owners[kept], "tokens": tokens[kept], "words": words[kept]}
+        return {"texts": inputs, **counts, "inputs": model_inputs, "positions": positions, "spans": spans}
 
     def _batches(self, cut, batch_size):
-        """Yields `(chunk indices, padded inputs)`, chunks of similar length together."""
-        # A chunk without a word (zero-width characters alone, say) has nothing to tag and no sentiment.
-        wordy = [k for k, positions in enumerate(cut["positions"]) if len(positions)]
-        order = sorted(wordy, key=lambda k: -len(cut["inputs"][k]["input_ids"]))
+        """Yields `(chunk indices, padded inputs)`, chunks of similar length together, the longest first."""
+        tokens = cut["tokens"]  # (chunks,)
+        first = np.cumsum(tokens) - tokens  # (chunks,)
+        padding = {"input_ids": self.tokenizer.pad_token_id or 0, "token_type_ids": self.tokenizer.pad_token_type_id}
+        order = np.argsort(-tokens, kind="stable")
         for i in range(0, len(order), batch_size):
             batch = order[i : i + batch_size]
-            padded = pad_chunks([cut["inputs"][k] for k in batch], self.tokenizer)
-            yield batch, {name: torch.tensor(rows) for name, rows in padded.items()}
+            # To the right whatever the tokenizer's side, so that token positions stay what they were.
+            inside = np.arange(tokens[batch[0]]) < tokens[batch][:, None]  # (batch, longest)
+            source = _ranges(first[batch], tokens[batch])
+            padded = {"attention_mask": inside.astype(np.int64)}
+            for name, values in cut["inputs"].items():
+                padded[name] = np.full(inside.shape, padding[name], dtype=np.int64)  # (batch, longest)
+                padded[name][inside] = values[source]
+            yield batch, {name: torch.from_numpy(rows) for name, rows in padded.items()}
 
     def _analyse(self, cut, batch_size, forward_params):
         """Runs the model over all chunks and decodes them.
 
         Returns:
             dict: `topics` and `entities`, for each text a list of `(start, end, type, score)`; and `sentiment`, for
-            each text a list of `(classes,)` probabilities, an entry a chunk in order.
+            each text the probabilities of its chunks in order, `(chunks, classes)`.
         """
-        found = {name: [[] for _ in cut["texts"]] for name in (*self._schemes, "sentiment")}
-        sentiment = {}
+        words = cut["words"]  # (chunks,)
+        first = np.cumsum(words) - words  # (chunks,)
+        logits = {"topic_logits": None, "ner_logits": None, "sentiment_logits": None}
         for batch, inputs in self._batches(cut, batch_size):
-            logits = self.forward(inputs, **forward_params)
-            for head, name in (("topics", "topic_logits"), ("entities", "ner_logits")):
-                self._decode(found[head], self._schemes[head], _softmax(logits[name]), batch, cut)
-            for k, probabilities in zip(batch, _softmax(logits["sentiment_logits"])):
-                sentiment[k] = probabilities
-        for k in sorted(sentiment):
-            found["sentiment"][cut["owners"][k]].append(sentiment[k])
-        return found
-
-    def _decode(self, found, scheme, probabilities, batch, cut):
-        """Adds the spans of a batch to `found`; `probabilities` is `(batch, tokens, tags)`."""
-        positions = [cut["positions"][k] for k in batch]
-        lengths = np.array([len(p) for p in positions])  # (batch,)
-        index = np.zeros((len(batch), lengths.max()), dtype=np.int64)  # (batch, words)
-        inside = np.arange(index.shape[1]) < lengths[:, None]  # (batch, words)
-        index[inside] = np.concatenate(positions)
-        words = np.take_along_axis(probabilities, index[:, :, None], 1)  # (batch, words, tags)
-        tags = scheme.viterbi(np.log(words + 1e-30), lengths)  # (batch, words)
-        chosen = np.take_along_axis(words, tags[:, :, None], 2)[:, :, 0]  # (batch, words)
-        total = np.hstack([np.zeros((len(batch), 1)), chosen.cumsum(1, dtype=np.float64)])  # (batch, words + 1)
-        rows, firsts, ends, kinds = scheme.decode(tags)
-        scores = (total[rows, ends] - total[rows, firsts]) / (ends - firsts)  # (spans,)
-        scores = scores.astype(np.float32)  # what the model computes in: phrases that score the same stay equal
-        for row, first, end, kind, score in zip(*(a.tolist() for a in (rows, firsts, ends, kinds, scores))):
-            k = batch[row]
-            span = (int(cut["spans"][k][first, 0]), int(cut["spans"][k][end - 1, 1]), scheme.types[kind], score)
-            found[cut["owners"][k]].append(span)
+            outputs = self.forward(inputs, **forward_params)
+            row = np.repeat(np.arange(len(batch)), words[batch])  # (words of the batch,)
+            word = _ranges(first[batch], words[batch])  # (words of the batch,)
+            for name in logits:
+                values = outputs[name].float().numpy()  # (batch, tokens, tags), or (batch, classes)
+                if logits[name] is None:
+                    length = len(words) if name == "sentiment_logits" else words.sum()
+                    logits[name] = np.empty((length, values.shape[-1]), dtype=np.float32)
+                if name == "sentiment_logits":
+                    logits[name][batch] = values
+                else:
+                    logits[name][word] = values[row, cut["positions"][word]]
+        found = {"topics": [[] for _ in cut["texts"]], "entities": [[] for _ in cut["texts"]]}
+        if not len(words):
+            return {**found, "sentiment": [np.zeros((0, 1))] * len(cut["texts"])}
+        for head, name in (("topics", "topic_logits"), ("entities", "ner_logits")):
+            scheme = self._schemes[head]
+            row, begin, end, kind, score = scheme.best_spans(logits[name], words)
+            start = cut["spans"][first[row] + begin, 0]  # (spans,)
+            stop = cut["spans"][first[row] + end - 1, 1]  # (spans,)
+            columns = (cut["owners"][row], start, stop, kind, score)
+            for owner, a, b, k, value in zip(*(column.tolist() for column in columns)):
+                found[head][owner].append((a, b, scheme.types[k], value))
+        shares = np.exp(logits["sentiment_logits"] - logits["sentiment_logits"].max(-1, keepdims=True))
+        shares /= shares.sum(-1, keepdims=True)  # (chunks, classes)
+        borders = np.searchsorted(cut["owners"], np.arange(1, len(cut["texts"])))
+        return {**found, "sentiment": np.split(shares, borders)}
 
     def postprocess(self, model_outputs, text, index=0, aggregation="max", top_k=None, threshold=0.0):
         """What `_analyse` found in the text at `index`, as the caller's dict."""
@@ -219,22 +252,36 @@ def _check_batching(batch_size=None, num_workers=None):
 
 
 class _Groups(IterableDataset):
-    """Reads texts in groups of bounded size and cuts each group."""
+    """Reads texts in groups that make a bounded number of chunks, or are one text, and cuts each group."""
 
-    def __init__(self, texts, size, cut, parameters):
-        self.texts, self.size, self.cut, self.parameters = texts, size, cut, parameters
+    def __init__(self, texts, chunks, cut, parameters):
+        self.texts, self.chunks, self.cut, self.parameters = texts, chunks, cut, parameters
 
     def __iter__(self):
-        texts = enumerate(self.texts)
-        while group := list(islice(texts, self.size)):
-            for i, text in group:
-                if not isinstance(text, str):
-                    raise TypeError(f"TSN analyses strings; input {i} is {type(text).__name__}: {text!r:.80}")
-            yield self.cut([text for _, text in group], **self.parameters)
+        group, characters = [], 0
+        for i, text in enumerate(self.texts):
+            if not isinstance(text, str):
+                raise TypeError(f"TSN analyses strings; input {i} is {type(text).__name__}: {text!r:.80}")
+            group.append(text)
+            characters += len(text)
+            if len(group) >= self.chunks or characters >= self.chunks * CHUNK_CHARACTERS:
+                yield self.cut(group, **self.parameters)
+                group, characters = [], 0
+        if group:
+            yield self.cut(group, **self.parameters)
 
 
-def _softmax(logits):
-    return torch.softmax(torch.as_tensor(logits).float(), -1).numpy()
+def _as_it_is(cut):
+    return cut  # the default would make tensors of arrays
+
+
+def _flat(numbers):
+    return np.fromiter(numbers, dtype=np.int64)
+
+
+def _ranges(starts, lengths):
+    """The numbers from each start on, `length` of them, one range behind the other."""
+    return np.repeat(starts - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
 
 
 def _merge(spans):
@@ -262,20 +309,15 @@ def _distinct(topics, top_k):
     return [{**best[phrase], "count": counts[phrase]} for phrase in ranked[:top_k]]
 
 
-def _aggregate(chunks, labels, aggregation):
-    """The sentiment of a text from the probabilities of its chunks, `(classes,)` each."""
-    if not chunks:
+def _aggregate(probabilities, labels, aggregation):
+    """The sentiment of a text from the probabilities of its chunks, `(chunks, classes)`."""
+    if not len(probabilities):
         return {"label": None, "score": 0.0, "scores": dict.fromkeys(labels, 0.0)}
-    probabilities = np.stack(chunks)  # (chunks, classes)
-    mean = probabilities.mean(0)  # (classes,)
     if aggregation == "vote":
-        scores = np.bincount(probabilities.argmax(1), minlength=len(labels)) / len(chunks)  # (classes,)
-        best = np.lexsort((mean, scores))[-1]
+        scores = np.bincount(probabilities.argmax(1), minlength=len(labels)) / len(probabilities)  # (classes,)
+        best = np.lexsort((probabilities.mean(0), scores))[-1]
     else:
-        scores = mean if aggregation == "mean" else probabilities.max(0)
+        scores = probabilities.mean(0) if aggregation == "mean" else probabilities.max(0)  # (classes,)
         best = scores.argmax()
-    return {
-        "label": labels[best],
-        "score": float(scores[best]),
-        "scores": dict(zip(labels, map(float, scores))),
-    }
+    scores = scores.tolist()
+    return {"label": labels[best], "score": scores[best], "scores": dict(zip(labels, scores))}

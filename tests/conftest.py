@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: threads only get in each other's way
@@ -148,6 +149,35 @@ def hub_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hub")
     tokenizer = make_tokenizer()
     write_hub_folder(make_model("bert", len(tokenizer)), tokenizer, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def onnx_folder(hub_folder, tmp_path_factory):
+    """A Hub folder with ONNX files, made by torch and ONNX Runtime alone: Optimum does not go with transformers 5."""
+    from onnxruntime.quantization import quantize_dynamic
+
+    folder = tmp_path_factory.mktemp("onnx") / "hub"
+    shutil.copytree(hub_folder, folder)
+    (folder / "onnx").mkdir()
+    model = TSNModel.from_pretrained(folder).eval()
+    names = ["input_ids", "attention_mask", "token_type_ids"]
+    outputs = ["topic_logits", "ner_logits", "sentiment_logits"]
+    axes = {name: {0: "batch", 1: "tokens"} for name in (*names, *outputs[:2])} | {outputs[2]: {0: "batch"}}
+
+    class Plain(torch.nn.Module):  # tensors in and out, which is what the exporter can trace
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, *tensors):
+            result = self.model(**dict(zip(names, tensors)))
+            return tuple(result[name] for name in outputs)
+
+    example = tuple(torch.ones(2, 5, dtype=torch.long) for _ in names)
+    options = {"input_names": names, "output_names": outputs, "dynamic_axes": axes, "dynamo": False}
+    torch.onnx.export(Plain(), example, folder / "onnx" / "model.onnx", opset_version=18, **options)
+    quantize_dynamic(folder / "onnx" / "model.onnx", folder / "onnx" / "model_quantized.onnx", per_channel=True)
     return folder
 
 

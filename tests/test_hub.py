@@ -18,7 +18,14 @@ from hub_tsn import RUNTIME_FILES, write_hub_folder
 from pipeline_tsn import TSNPipeline
 
 ROOT = Path(__file__).resolve().parent.parent
-CODE = {"configuration_tsn.py", "modeling_tsn.py", "tagging_tsn.py", "chunking_tsn.py", "pipeline_tsn.py"}
+CODE = {
+    "configuration_tsn.py",
+    "modeling_tsn.py",
+    "onnx_tsn.py",
+    "tagging_tsn.py",
+    "chunking_tsn.py",
+    "pipeline_tsn.py",
+}
 INPUTS = [*TEXTS, "", " ".join(TEXTS)]
 
 # One process does all of it, as it takes seconds to import torch. Each step answers with its result or its error.

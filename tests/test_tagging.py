@@ -188,6 +188,28 @@ def test_paths_are_well_formed_even_where_every_allowed_one_is_impossible(imposs
             assert tuple(path) == certain
 
 
+@given(
+    lengths=st.lists(st.integers(0, 12), max_size=6),
+    seed=st.integers(0, 2**32 - 1),
+    scale=st.sampled_from([0.5, 3.0, 30.0]),
+    scheme=st.sampled_from([bioes(TYPES), TagScheme(["O", *TYPES], "IO")]),
+)
+def test_best_spans_are_those_of_the_best_path_of_each_row_alone(lengths, seed, scale, scheme):
+    generator = np.random.default_rng(seed)
+    rows = [generator.normal(0, scale, (length, len(scheme.labels))).astype(np.float32) for length in lengths]
+    expected = []
+    for i, row in enumerate(rows):
+        (path,) = scheme.viterbi(row[None], [len(row)])
+        for _, first, end, kind in zip(*scheme.decode(path[None])):
+            odds = np.exp(row.astype(np.float64))
+            shares = odds / odds.sum(1, keepdims=True)
+            expected.append((i, first, end, kind, np.mean([shares[k, path[k]] for k in range(first, end)])))
+    found = list(zip(*scheme.best_spans(np.concatenate([np.zeros((0, len(scheme.labels)), "f"), *rows]), lengths)))
+    assert [span[:4] for span in found] == [span[:4] for span in expected]
+    assert [span[4] for span in found] == pytest.approx([span[4] for span in expected], rel=1e-5)
+    assert all(0 <= span[4] <= 1 for span in found)
+
+
 def test_io_takes_the_best_tag_of_each_word():
     scheme = TagScheme(["A", "O"], "IO")
     log_probs = np.array([[[0.0, 1.0], [1.0, 0.0], [1.0, 0.0]], [[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]])
