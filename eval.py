@@ -37,6 +37,10 @@ COLUMNS = {
 }
 
 
+HEADS = ("topics", "entities", "sentiment")
+"""What a row can be annotated with."""
+
+
 def evaluate_rows(pipe, rows, batch_size=32):
     """Runs the pipeline over checked rows and measures each group.
 
@@ -112,15 +116,17 @@ def main(argv=None):
     parser.add_argument("data", nargs="+", help="annotated .parquet, .jsonl or .csv files, or Hub data set ids")
     parser.add_argument("--output_dir", default=".", help="where eval_results.json and .md go (default: here)")
     parser.add_argument("--batch_size", type=int, default=32, help="chunks of a forward pass (default: 32)")
+    parser.add_argument("--onnx_file", help="a file of the checkpoint's onnx folder to evaluate instead")
     parser.add_argument("--device", default=None, help="such as cpu or cuda:0 (default: what there is)")
     arguments = parser.parse_args(argv)
     try:
-        model = TSNModel.from_pretrained(arguments.checkpoint)
+        onnx = {"onnx_file": arguments.onnx_file} if arguments.onnx_file else {}
+        model = TSNModel.from_pretrained(arguments.checkpoint, **onnx)
         tokenizer = AutoTokenizer.from_pretrained(arguments.checkpoint, trust_remote_code=False)
         rows = [row for path in arguments.data for row in read_rows(path, model.config, split="test")]
     except (OSError, ValueError) as error:
         sys.exit(f"eval.py: {error}")
-    if not any(row[name] is not None for row in rows for name in ("topics", "entities", "sentiment")):
+    if not any(row[name] is not None for row in rows for name in HEADS):
         sys.exit(f"eval.py: nothing is annotated in {', '.join(arguments.data)}: {len(rows)} rows, no label")
     pipe = TSNPipeline(model=model.eval(), tokenizer=tokenizer, device=arguments.device)
     results = evaluate_rows(pipe, rows, arguments.batch_size)

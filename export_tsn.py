@@ -1,0 +1,178 @@
+"""A TSN model to ONNX and from there to int8: Optimum's exporter and its ORTQuantizer, with what a TSN model needs."""
+
+import contextlib
+import inspect
+import logging
+import platform
+import warnings
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from datasets import Dataset
+from optimum.exporters.onnx import export
+from optimum.exporters.onnx.config import TextEncoderOnnxConfig
+from optimum.onnxruntime import ORTQuantizer
+from optimum.onnxruntime.configuration import AutoCalibrationConfig, AutoQuantizationConfig
+from optimum.utils import NormalizedTextConfig
+from transformers import PretrainedConfig
+
+from onnx_tsn import OUTPUTS
+
+PRESETS = ("avx2", "avx512_vnni", "arm64")
+TOLERANCE = 1e-4
+"""How far a logit of the ONNX graph may be from torch's, as a share of the largest."""
+
+_WEIGHT_OPERATORS = ("MatMul", "Gemm", "Gather")
+
+
+class TSNOnnxConfig(TextEncoderOnnxConfig):
+    """Names the inputs and outputs of the graph; batch and length stay open."""
+
+    NORMALIZED_CONFIG_CLASS = NormalizedTextConfig
+
+    def __init__(self, model):
+        super().__init__(model.config, task="feature-extraction")
+        known = inspect.signature(model.backbone.forward).parameters
+        self._names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in known]
+
+    @property
+    def inputs(self):
+        return {name: {0: "batch_size", 1: "sequence_length"} for name in self._names}
+
+    @property
+    def outputs(self):
+        axes = {0: "batch_size", 1: "sequence_length"}
+        return {name: axes if name != "sentiment_logits" else {0: "batch_size"} for name in OUTPUTS}
+
+
+def export_onnx(model, path):
+    """Writes a model as an ONNX graph and checks it against torch.
+
+    Args:
+        model: A `TSNModel` in fp32.
+        path: The `.onnx` file.
+
+    Returns:
+        float: the largest difference of a logit from torch's, as a share of the largest logit.
+
+    Raises:
+        ValueError: the difference is above `TOLERANCE`.
+    """
+    with _quiet():
+        export(model.eval(), TSNOnnxConfig(model), Path(path))
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    generator = torch.Generator().manual_seed(0)
+    worst = 0.0
+    for batch, length in ((1, 1), (1, 7), (3, 16), (2, min(33, model.config.max_tokens or 33))):
+        ids = torch.randint(model.config.vocab_size, (batch, length), generator=generator)  # (batch, tokens)
+        mask = torch.ones_like(ids)
+        mask[-1, (length + 1) // 2 :] = 0  # padding
+        feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
+        with torch.inference_mode():
+            expected = model(**feed)
+        found = session.run(list(OUTPUTS), {i.name: feed[i.name].numpy() for i in session.get_inputs()})
+        for name, values in zip(OUTPUTS, found):
+            reference = expected[name].numpy()
+            if name != "sentiment_logits":
+                values, reference = values[mask.bool().numpy()], reference[mask.bool().numpy()]  # (tokens, tags)
+            worst = max(worst, float(np.abs(values - reference).max() / max(np.abs(reference).max(), 1.0)))
+    if not worst <= TOLERANCE:
+        raise ValueError(f"the ONNX graph differs from torch by {worst:.1e} of the largest logit")
+    return worst
+
+
+def weight_nodes(path):
+    """Names of the nodes that multiply by a weight or look one up: what can be quantized.
+
+    The attention's own products (queries by keys, shares by values) have no weight. Quantizing them, as Optimum's
+    presets do unless told otherwise, brings no speed and costs accuracy.
+    """
+    graph = onnx.load(path).graph
+    weights = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 2}
+    return [
+        node.name for node in graph.node if node.op_type in _WEIGHT_OPERATORS and weights.intersection(node.input[:2])
+    ]
+
+
+def activation_ranges(path, chunks):
+    """Smallest and largest value of what each node reads, over some chunks: the scales of static quantization.
+
+    Args:
+        path: The fp32 `.onnx` file.
+        chunks: Model inputs of each chunk, dicts of `(tokens,)` lists.
+    """
+    dataset = Dataset.from_list(chunks)
+    with _quiet(), TemporaryDirectory() as folder:
+        return ORTQuantizer(Path(path), PretrainedConfig()).fit(
+            dataset,
+            AutoCalibrationConfig.minmax(dataset),
+            onnx_augmented_model_name=Path(folder) / "calibration.onnx",
+            operators_to_quantize=list(_WEIGHT_OPERATORS),
+        )
+
+
+def quantize_onnx(path, folder, preset, keep=(), ranges=None):
+    """Quantizes a graph to int8 with `ORTQuantizer`, per channel.
+
+    Args:
+        path: The fp32 `.onnx` file.
+        folder: Where `model_quantized.onnx` and `ort_config.json` go.
+        preset: One of `PRESETS`.
+        keep: Names of nodes to leave in fp32.
+        ranges: `activation_ranges`, for static scales of activations; None measures them anew in every run (dynamic).
+
+    Returns:
+        Path: the quantized file.
+    """
+    wanted, nodes = set(weight_nodes(path)).difference(keep), onnx.load(path).graph.node
+    options = getattr(AutoQuantizationConfig, preset)(
+        is_static=ranges is not None,
+        per_channel=True,
+        nodes_to_exclude=[n.name for n in nodes if n.op_type in _WEIGHT_OPERATORS and n.name not in wanted],
+        operators_to_quantize=list(_WEIGHT_OPERATORS),
+    )
+    folder = Path(folder)
+    with _quiet():
+        ORTQuantizer(Path(path), PretrainedConfig()).quantize(options, folder, calibration_tensors_range=ranges)
+    (folder / "config.json").unlink()  # an empty one; the checkpoint has its own
+    return folder / f"{Path(path).stem}_quantized.onnx"
+
+
+def processor():
+    """`{"name", "cores", "features"}` of the processor that this runs on; features are those that int8 speed needs."""
+    name, flags = platform.processor() or platform.machine(), set()
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                name = value.strip()
+            elif key.strip() in ("flags", "Features"):
+                flags = set(value.split())
+    known = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
+    return {"name": name, "cores": torch.get_num_threads(), "features": [flag for flag in known if flag in flags]}
+
+
+def auto_preset():
+    """The preset for this processor.
+
+    Signed weights (`avx512_vnni`) are the faster ones on every x86 processor: the kernels for them are there without
+    VNNI, too, while those for the unsigned weights of `avx2` widen to 16 bits first.
+    """
+    return "arm64" if platform.machine().lower() in ("arm64", "aarch64") else "avx512_vnni"
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Without the exporter's notes on tracing and on files that a TSN checkpoint does not have."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)

@@ -1,0 +1,335 @@
+"""Exports a TSN checkpoint to ONNX, quantizes it to int8 and checks that it is as accurate as before.
+
+    python quantize.py CHECKPOINT --output_dir out
+    python quantize.py . --output_dir out --eval_file ../shared/data/validation.parquet --mixed_precision auto
+
+`out` becomes a complete Hub folder whose `onnx` folder holds `model.onnx` (fp32), `model_quantized.onnx` (int8),
+`ort_config.json` and `quantization_report.json`. Load it with
+
+    pipeline("topic-sentiment-ner", model="out", trust_remote_code=True,
+             model_kwargs={"onnx_file": "model_quantized.onnx"})
+
+With --eval_file, no head's main metric may fall by more than --max_drop; otherwise nothing is written.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import optimum.version
+import torch
+import transformers
+from tqdm import tqdm
+from transformers import AutoConfig, AutoTokenizer
+
+from chunking_tsn import encode_chunks, token_limit
+from configuration_tsn import TSNConfig
+from data_tsn import read_rows
+from eval import HEADS, evaluate_rows, weights_sha256
+from export_tsn import (
+    PRESETS,
+    activation_ranges,
+    auto_preset,
+    export_onnx,
+    processor,
+    quantize_onnx,
+    weight_nodes,
+)
+from hub_tsn import write_hub_folder
+from metric_tsn import MAIN_METRICS
+from modeling_tsn import TSNModel
+from onnx_tsn import OUTPUTS, TSNOnnxModel
+from pipeline_tsn import TSNPipeline
+
+SAMPLE_CHUNKS = 64  # that a layer's error is measured on
+CALIBRATION_CHUNKS = 256
+SHAPES = ((16, 128), (1, 64))  # (batch, tokens) that latency is measured at, or as many tokens as the model takes
+
+
+class GateFailed(Exception):
+    """The quantized model is less accurate than allowed."""
+
+
+def sample_chunks(texts, tokenizer, config, count):
+    """Model inputs of about `count` chunks spread evenly over the texts, dicts of `(tokens,)` lists."""
+    texts = texts[:: max(len(texts) // count, 1)][:count]
+    *_, encodings = encode_chunks(texts, tokenizer, config.chunk_words, 0, token_limit(tokenizer, config))
+    fields = {"input_ids": lambda e: e.ids, "attention_mask": lambda e: e.attention_mask}
+    fields["token_type_ids"] = lambda e: e.type_ids
+    names = [name for name in tokenizer.model_input_names if name in fields]
+    return [{name: fields[name](encoding) for name in names} for encoding in encodings[:count]]
+
+
+def layer_errors(path, preset, chunks, folder, ranges=None):
+    """What quantizing each layer alone does to the answers.
+
+    Returns:
+        dict: each node of `weight_nodes` to the Kullback-Leibler divergence, in nats, of the three heads' answers from
+        those in fp32: a mean over tokens (over chunks for the sentiment), summed over the heads; largest first.
+    """
+    nodes = weight_nodes(path)
+    expected = _log_probabilities(path, chunks)
+    errors = {}
+    for node in tqdm(nodes, desc="error of each layer", unit="layer"):
+        one = quantize_onnx(path, folder, preset, [other for other in nodes if other != node], ranges)
+        found = _log_probabilities(one, chunks)
+        errors[node] = sum(float((np.exp(p) * (p - q)).sum(-1).mean()) for p, q in zip(expected, found))
+    return dict(sorted(errors.items(), key=lambda item: -item[1]))
+
+
+def _log_probabilities(path, chunks):
+    """For each head `(tokens or chunks, labels)` log-probabilities."""
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_inputs()]
+    rows = [session.run(list(OUTPUTS), {name: np.array([chunk[name]]) for name in names}) for chunk in chunks]
+    logits = (np.concatenate([row.reshape(-1, row.shape[-1]) for row in head]) for head in zip(*rows))
+    return [torch.log_softmax(torch.from_numpy(values).double(), -1).numpy() for values in logits]
+
+
+def latencies(paths, shapes, repeats=15):
+    """Median milliseconds of a run at each shape, all files in alternation: `{path: {"16x128": ms, ...}}`."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle sessions must not take the cores
+    sessions = {
+        path: onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]) for path in paths
+    }
+    out = {path: {} for path in paths}
+    for shape in shapes:
+        times = {path: [] for path in paths}
+        for _ in range(repeats + 1):
+            for path, session in sessions.items():
+                feed = {value.name: np.ones(shape, dtype=np.int64) for value in session.get_inputs()}
+                started = time.perf_counter()
+                session.run(None, feed)
+                times[path].append(1000 * (time.perf_counter() - started))
+        for path in paths:
+            out[path]["x".join(map(str, shape))] = round(statistics.median(times[path][1:]), 2)
+    return out
+
+
+def main_metrics(groups):
+    """The main metric of each head that the data annotates, over all rows."""
+    return {head: groups["all"][name] for head, name in MAIN_METRICS.items() if name in groups["all"]}
+
+
+def drops(fp32, int8):
+    """How much lower each head's main metric is in int8."""
+    fp32, int8 = main_metrics(fp32), main_metrics(int8)
+    return {head: fp32[head] - int8[head] for head in fp32}
+
+
+class Measure:
+    """Runs a graph through the pipeline over the evaluation rows."""
+
+    def __init__(self, rows, config, tokenizer):
+        self.rows, self.config, self.tokenizer = rows, config, tokenizer
+
+    def __call__(self, path):
+        hub = path.parent.parent
+        model = TSNOnnxModel.from_pretrained(str(hub), self.config, path.name)
+        return evaluate_rows(TSNPipeline(model=model, tokenizer=self.tokenizer, device="cpu"), self.rows)
+
+
+def find_model(fp32, folder, preset, ranges, measure, max_drop, order, shapes):
+    """Quantizes, and leaves one layer more of `order` in fp32 until the gate holds.
+
+    Returns:
+        `(trials, path)`: a dict for each model tried, the last of which is the one at `path`.
+
+    Raises:
+        GateFailed: it does not hold with any of them; its second argument is the table of all tried.
+    """
+    reference = measure(fp32) if measure else None
+    trials = []
+    for count in range(len(order) + 1):
+        path = quantize_onnx(fp32, folder, preset, order[:count], ranges)
+        times = latencies([fp32, path], shapes)
+        trial = {"fp32_layers": order[:count], "bytes": path.stat().st_size, "latency_ms": times[path]}
+        trial["fp32_latency_ms"] = times[fp32]
+        trials.append(trial)
+        if measure is None:
+            return trials, path
+        groups = measure(path)
+        trial.update(fp32_results=reference, results=groups, drops=drops(reference, groups))
+        trial["passes"] = all(drop <= max_drop for drop in trial["drops"].values())
+        if trial["passes"]:
+            return trials, path
+    raise GateFailed(f"a head loses more than {max_drop}", trade_off_table(trials, fp32.stat().st_size))
+
+
+def trade_off_table(trials, fp32_bytes):
+    """The models tried, a row each, as Markdown."""
+    heads = list(trials[0].get("drops", {}))
+    shapes = list(trials[0]["latency_ms"])
+    lines = [["layers in fp32", "MB", *(f"ms at {shape}" for shape in shapes), *(MAIN_METRICS[h] for h in heads)]]
+    first = trials[0]
+    full = main_metrics(first["fp32_results"]) if heads else {}
+    rows = [("all", fp32_bytes, first["fp32_latency_ms"], full)]
+    for trial in trials:
+        measured = main_metrics(trial["results"]) if heads else {}
+        rows.append((str(len(trial["fp32_layers"])), trial["bytes"], trial["latency_ms"], measured))
+    for name, size, times, metrics in rows:
+        lines.append([name, f"{size / 1e6:.1f}", *(f"{times[s]:.1f}" for s in shapes)])
+        lines[-1] += [f"{metrics[head]:.4f}" for head in heads]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    lines.insert(1, ["-" * (width - 1) + ":" for width in widths])
+    return "".join(f"| {' | '.join(c.rjust(w) for c, w in zip(line, widths))} |\n" for line in lines)
+
+
+def plot_trade_off(trials, fp32_bytes, max_drop, path):
+    """Size, latency and each head's loss against the number of layers left in fp32, as a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (size, speed, loss) = pyplot.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
+    kept = [len(trial["fp32_layers"]) for trial in trials]
+    size.plot(kept, [trial["bytes"] / 1e6 for trial in trials], "o-", label="int8")
+    size.axhline(fp32_bytes / 1e6, color="grey", linestyle="--", label="fp32")
+    size.set(ylabel="MB", ylim=(0, None))
+    for shape in trials[0]["latency_ms"]:
+        speed.plot(kept, [t["fp32_latency_ms"][shape] / t["latency_ms"][shape] for t in trials], "o-", label=shape)
+    speed.set(ylabel="times as fast as fp32", ylim=(0, None))
+    for head in trials[0]["drops"]:
+        loss.plot(kept, [100 * trial["drops"][head] for trial in trials], "o-", label=head)
+    loss.axhline(100 * max_drop, color="grey", linestyle="--", label="allowed")
+    loss.set(ylabel="points lost")
+    for axes in (size, speed, loss):
+        axes.set_xlabel("layers left in fp32")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def quantize(arguments):
+    """The command: everything is made in a folder beside the output and moved there at the end."""
+    model = TSNModel.from_pretrained(arguments.checkpoint).eval()
+    tokenizer = AutoTokenizer.from_pretrained(arguments.checkpoint, trust_remote_code=False)
+    config = model.config
+    rows = [row for path in arguments.eval_file or [] for row in read_rows(path, config, split="validation")]
+    if arguments.eval_file and not any(row[name] is not None for row in rows for name in HEADS):
+        raise ValueError(f"nothing is annotated in {', '.join(arguments.eval_file)}: {len(rows)} rows, no label")
+    calibration = []
+    if arguments.calibration_file:
+        texts = [row["text"] for row in read_rows(arguments.calibration_file, config)]
+        calibration = sample_chunks(texts, tokenizer, config, CALIBRATION_CHUNKS)
+        if not calibration:
+            raise ValueError(f"no text with words in {arguments.calibration_file}")
+    preset = auto_preset() if arguments.preset == "auto" else arguments.preset
+
+    output = Path(arguments.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output, prefix=".quantize-") as stage:
+        onnx_folder = Path(stage) / "onnx"
+        onnx_folder.mkdir()
+        fp32 = onnx_folder / "model.onnx"
+        difference = export_onnx(model, fp32)
+        ranges = activation_ranges(fp32, calibration) if calibration else None
+        errors = {}
+        if arguments.mixed_precision == "auto":
+            chunks = sample_chunks([row["text"] for row in rows], tokenizer, config, SAMPLE_CHUNKS)
+            errors = layer_errors(fp32, preset, chunks, onnx_folder, ranges)
+        measure = Measure(rows, config, tokenizer) if rows else None
+        longest = token_limit(tokenizer, config) or max(SHAPES)[1]
+        shapes = [(batch, min(length, longest)) for batch, length in SHAPES]
+        order = list(errors)
+        trials, path = find_model(fp32, onnx_folder, preset, ranges, measure, arguments.max_drop, order, shapes)
+        report = {
+            "weights_sha256": weights_sha256(arguments.checkpoint),
+            "preset": preset,
+            "mode": "static" if calibration else "dynamic",
+            "processor": processor(),
+            "versions": {
+                "onnxruntime": onnxruntime.__version__,
+                "optimum": optimum.version.__version__,
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+            },
+            "export_difference": difference,
+            "files": {
+                file.name: {"bytes": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+                for file in (fp32, path)
+            },
+            "eval_files": [Path(file).name for file in arguments.eval_file or []],
+            "max_drop": arguments.max_drop if rows else None,
+            "layer_errors": errors,
+            "trials": trials,
+        }
+        table = trade_off_table(trials, fp32.stat().st_size)
+        (onnx_folder / "quantization_report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        (onnx_folder / "quantization_report.md").write_text(table, encoding="utf-8")
+        if errors:
+            plot = onnx_folder / "quantization_report.png"
+            plot_trade_off(trials, fp32.stat().st_size, arguments.max_drop, plot)
+        if not _same_folder(arguments.checkpoint, output):
+            write_hub_folder(model, tokenizer, stage)
+        _move(Path(stage), output)
+    return table
+
+
+def _same_folder(checkpoint, output):
+    return Path(checkpoint).is_dir() and Path(checkpoint).resolve() == output.resolve()
+
+
+def _move(stage, output):
+    """Moves every file into place, each at once; what is there already is replaced."""
+    for file in sorted(path for path in stage.rglob("*") if path.is_file()):
+        target = output / file.relative_to(stage)
+        target.parent.mkdir(exist_ok=True)
+        os.replace(file, target)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", help="folder or Hub id of a TSN model")
+    parser.add_argument("--output_dir", required=True, help="folder to write; may be the checkpoint's own")
+    parser.add_argument(
+        "--preset", default="auto", choices=["auto", *PRESETS], help="processor to quantize for (default: this one)"
+    )
+    parser.add_argument("--eval_file", nargs="+", help="annotated data that fp32 and int8 are measured on")
+    parser.add_argument(
+        "--max_drop",
+        type=float,
+        default=0.005,
+        help="what a head's main metric may lose at most, absolute (default: 0.005)",
+    )
+    parser.add_argument(
+        "--mixed_precision",
+        default="none",
+        choices=["none", "auto"],
+        help="auto: if the gate does not hold, leave in fp32 as few layers as it takes, the largest errors first",
+    )
+    parser.add_argument(
+        "--calibration_file", help="texts to measure activation ranges on, for static scales (default: dynamic ones)"
+    )
+    arguments = parser.parse_args(argv)
+    if arguments.mixed_precision == "auto" and not arguments.eval_file:
+        parser.error("--mixed_precision auto needs an --eval_file")
+    if not 0 <= arguments.max_drop <= 1:
+        parser.error(f"--max_drop must be from 0 to 1, not {arguments.max_drop}")
+    AutoConfig.register(TSNConfig.model_type, TSNConfig, exist_ok=True)  # otherwise Optimum asks whether to trust it
+    try:
+        print(quantize(arguments), end="")
+    except GateFailed as error:
+        message, table = error.args
+        print(table, file=sys.stderr)
+        sys.exit(f"quantize.py: {message}; nothing was written. Try --mixed_precision auto or another --preset.")
+    except (OSError, ValueError) as error:
+        sys.exit(f"quantize.py: {error}")
+    if not arguments.eval_file:
+        print("Its accuracy was not measured: pass --eval_file.", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
