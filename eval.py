@@ -104,9 +104,10 @@ def markdown_table(results):
     return "\n".join(f"| {' | '.join(line)} |" for line in [rows[0], rule, *rows[1:]]) + "\n"
 
 
-def weights_sha256(checkpoint):
-    """SHA-256 of the checkpoint's `model.safetensors`, in hexadecimal."""
-    weights = Path(cached_file(checkpoint, "model.safetensors"))
+def weights_sha256(checkpoint, onnx_file=None):
+    """SHA-256, in hexadecimal, of the checkpoint's `model.safetensors` or of a file of its `onnx` folder."""
+    name = ("model.safetensors", "") if onnx_file is None else (onnx_file, "onnx")
+    weights = Path(cached_file(checkpoint, name[0], subfolder=name[1]))
     return hashlib.sha256(weights.read_bytes()).hexdigest()
 
 
@@ -132,7 +133,8 @@ def main(argv=None):
     results = evaluate_rows(pipe, rows, arguments.batch_size)
     record = {
         "checkpoint": Path(arguments.checkpoint).name or Path(arguments.checkpoint).resolve().name,
-        "weights_sha256": weights_sha256(arguments.checkpoint),
+        **onnx,
+        "weights_sha256": weights_sha256(arguments.checkpoint, **onnx),
         "data": [Path(path).name for path in arguments.data],
         "versions": {
             "python": platform.python_version(),

@@ -74,7 +74,7 @@ def export_onnx(model, path):
         feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
         with torch.inference_mode():
             expected = model(**feed)
-        found = session.run(list(OUTPUTS), {i.name: feed[i.name].numpy() for i in session.get_inputs()})
+        found = session.run(OUTPUTS, {i.name: feed[i.name].numpy() for i in session.get_inputs()})
         for name, values in zip(OUTPUTS, found):
             reference = expected[name].numpy()
             if name != "sentiment_logits":

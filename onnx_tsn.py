@@ -5,6 +5,7 @@ Needs `onnxruntime` alone, so that it works where Optimum's ONNX package cannot 
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from queue import Empty, SimpleQueue
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ try:
 except ImportError:  # only those who run ONNX need it
     onnxruntime = None
 
-OUTPUTS = ("topic_logits", "ner_logits", "sentiment_logits")
+OUTPUTS = ["topic_logits", "ner_logits", "sentiment_logits"]
 _INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
 
 
@@ -50,7 +51,8 @@ class TSNOnnxModel(nn.Module):
         self.input_names = [value.name for value in session.get_inputs()]
         self._check_graph()
         self.quantized = session.get_modelmeta().producer_name == "onnx.quantize"
-        self._threads = ThreadPoolExecutor(num_threads or torch.get_num_threads()) if self.quantized else None
+        self._workers = num_threads or torch.get_num_threads()
+        self._threads = ThreadPoolExecutor(self._workers) if self.quantized else None
 
     @classmethod
     def from_pretrained(
@@ -125,17 +127,24 @@ class TSNOnnxModel(nn.Module):
         return ModelOutput({name: torch.from_numpy(value) for name, value in zip(OUTPUTS, run(feed, mask))})
 
     def _run_batch(self, feed, mask):
-        return self.session.run(list(OUTPUTS), feed)
+        return self.session.run(OUTPUTS, feed)
 
     def _run_rows(self, feed, mask):
-        lengths = mask.shape[1] - (mask[:, ::-1] != 0).argmax(1)  # (batch,) up to the last token that is read
+        lengths = (mask.shape[1] - (mask[:, ::-1] != 0).argmax(1)).tolist()  # up to the last token that is read
+        waiting, rows = SimpleQueue(), [None] * len(lengths)
+        for i in range(len(lengths)):
+            waiting.put(i)
 
-        def run(i):
-            return self.session.run(
-                list(OUTPUTS), {name: rows[i : i + 1, : lengths[i]] for name, rows in feed.items()}
-            )
+        def work(_):
+            while True:
+                try:
+                    i = waiting.get_nowait()
+                except Empty:
+                    return
+                row = {name: values[i : i + 1, : lengths[i]] for name, values in feed.items()}  # (1, tokens)
+                rows[i] = self.session.run(OUTPUTS, row)
 
-        rows = list(self._threads.map(run, range(len(mask))))
+        list(self._threads.map(work, range(self._workers)))  # a list, so that an error in a thread is raised here
         *token_logits, sentiment = zip(*rows)
         values = []
         for logits in token_logits:

@@ -173,14 +173,19 @@ class TSNPipeline(ChunkPipeline):
         counts = {"owners": owners[kept], "tokens": tokens[kept], "words": words[kept]}
         return {"texts": inputs, **counts, "inputs": model_inputs, "positions": positions, "spans": spans}
 
-    def _batches(self, cut, batch_size):
-        """Yields `(chunk indices, padded inputs)`, chunks of similar length together, the longest first."""
+    def _batches(self, cut, batch_size, shortest=0.75):
+        """Yields `(chunk indices, padded inputs)`, the longest chunks first.
+
+        With few chunks, of all lengths, padding would be most of a batch, so none of its chunks is shorter than
+        `shortest` of its longest.
+        """
         tokens = cut["tokens"]  # (chunks,)
         first = np.cumsum(tokens) - tokens  # (chunks,)
         padding = {"input_ids": self.tokenizer.pad_token_id or 0, "token_type_ids": self.tokenizer.pad_token_type_id}
         order = np.argsort(-tokens, kind="stable")
-        for i in range(0, len(order), batch_size):
-            batch = order[i : i + batch_size]
+        while len(order):
+            fitting = np.searchsorted(-tokens[order], -shortest * tokens[order[0]], side="right")
+            batch, order = np.split(order, [min(batch_size, fitting)])
             # To the right whatever the tokenizer's side, so that token positions stay what they were.
             inside = np.arange(tokens[batch[0]]) < tokens[batch][:, None]  # (batch, longest)
             source = _ranges(first[batch], tokens[batch])
@@ -200,7 +205,9 @@ class TSNPipeline(ChunkPipeline):
         words = cut["words"]  # (chunks,)
         first = np.cumsum(words) - words  # (chunks,)
         logits = {"topic_logits": None, "ner_logits": None, "sentiment_logits": None}
-        for batch, inputs in self._batches(cut, batch_size):
+        alone = getattr(self._network, "quantized", False)  # rows run unpadded: many keep the threads busy to the end
+        batches = self._batches(cut, batch_size * LOOK_AHEAD, 0) if alone else self._batches(cut, batch_size)
+        for batch, inputs in batches:
             outputs = self.forward(inputs, **forward_params)
             row = np.repeat(np.arange(len(batch)), words[batch])  # (words of the batch,)
             word = _ranges(first[batch], words[batch])  # (words of the batch,)

@@ -89,7 +89,7 @@ def _log_probabilities(path, chunks):
     """For each head `(tokens or chunks, labels)` log-probabilities."""
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_inputs()]
-    rows = [session.run(list(OUTPUTS), {name: np.array([chunk[name]]) for name in names}) for chunk in chunks]
+    rows = [session.run(OUTPUTS, {name: np.array([chunk[name]]) for name in names}) for chunk in chunks]
     logits = (np.concatenate([row.reshape(-1, row.shape[-1]) for row in head]) for head in zip(*rows))
     return [torch.log_softmax(torch.from_numpy(values).double(), -1).numpy() for values in logits]
 
