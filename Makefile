@@ -5,7 +5,7 @@ RUNTIME_TESTS = $(addprefix tests/test_,chunking.py tagging.py configuration.py 
 # Read as it was typed: a dollar sign or a quote in a text is only that.
 export DEMO_TEXT := $(value TEXT)
 
-.PHONY: help demo test test-latest lint eval train clean
+.PHONY: help demo test test-latest lint eval int8 bench readme train clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -27,6 +27,20 @@ lint: .venv/installed  ## ruff: lint and format
 DATA ?= ../shared/data
 eval: .venv/installed  ## evaluate the model of this folder on DATA/test.parquet; writes eval_results.json and .md
 	.venv/bin/python eval.py . $(DATA)/test.parquet
+
+int8: .venv/installed  ## quantize the model of this folder into out/int8, checked on DATA; writes bench/results/int8
+	.venv/bin/python quantize.py . --output_dir out/int8 --eval_file $(DATA)/validation.parquet \
+		--mixed_precision auto --max_drop 0.003
+	.venv/bin/python eval.py out/int8 $(DATA)/test.parquet --onnx_file model_quantized.onnx \
+		--output_dir bench/results/int8
+	cp out/int8/onnx/quantization_report.* bench/results/int8/
+
+bench: .venv/installed  ## measure speed and memory, of this model and of it in int8; writes bench/results
+	test -f out/int8/onnx/model_quantized.onnx || .venv/bin/python quantize.py . --output_dir out/int8
+	.venv/bin/python bench/bench.py out/int8 --data $(DATA)
+
+readme: .venv/installed  ## fill the README's tables from what eval, int8 and bench wrote
+	.venv/bin/python bench/readme.py
 
 # The package carries all-MiniLM-L6-v2 itself. Its dependencies are for other uses than its files.
 BACKBONE = $$(.venv/bin/python -c "import importlib.util as u, pathlib as p; \
