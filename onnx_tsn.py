@@ -84,7 +84,10 @@ class TSNOnnxModel(nn.Module):
         for provider in providers:
             if (provider[0] if isinstance(provider, tuple) else provider) not in available:
                 raise ValueError(f"no execution provider {provider!r} here; there are {', '.join(available)}")
-        path = cached_file(name_or_path, onnx_file, subfolder="onnx", **hub)
+        try:
+            path = cached_file(name_or_path, onnx_file, subfolder="onnx", **hub)
+        except OSError as error:
+            raise OSError(f"onnx/{onnx_file} cannot be had ({error}). quantize.py makes ONNX files.") from error
         threads = num_threads or torch.get_num_threads()
         model = cls(_session(path, threads, providers), config, threads)
         if model.quantized:  # rows run side by side: a thread each

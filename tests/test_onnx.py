@@ -94,7 +94,7 @@ def test_pipeline_loads_it_by_name(onnx_folder):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"onnx_file": "other.onnx"}, OSError, "other.onnx"),
+        ({"onnx_file": "other.onnx"}, OSError, "onnx/other.onnx cannot be had .* quantize.py makes ONNX files"),
         ({"onnx_file": "../model.onnx"}, ValueError, "must be the name of a .onnx file"),
         ({"onnx_file": "/etc/passwd"}, ValueError, "must be the name of a .onnx file"),
         ({"onnx_file": "model.bin"}, ValueError, "must be the name of a .onnx file"),
