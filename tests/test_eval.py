@@ -75,3 +75,14 @@ def test_recorded_results_are_those_of_the_shipped_weights():
     table = evaluation.markdown_table(record["results"])
     assert table == (ROOT / "eval_results.md").read_text()
     assert table in (ROOT / "README.md").read_text()
+
+
+def test_an_onnx_file_is_evaluated_like_the_weights(onnx_folder, data_file, tmp_path):
+    records = []
+    for name, options in (("torch", []), ("onnx", ["--onnx_file", "model.onnx"])):
+        evaluation.main([str(onnx_folder), str(data_file), "--output_dir", str(tmp_path / name), *options])
+        records.append(json.loads((tmp_path / name / "eval_results.json").read_text()))
+    torch_record, onnx_record = records
+    assert onnx_record["results"] == torch_record["results"] and onnx_record["onnx_file"] == "model.onnx"
+    digest = hashlib.sha256((onnx_folder / "onnx" / "model.onnx").read_bytes()).hexdigest()
+    assert onnx_record["weights_sha256"] == digest != torch_record["weights_sha256"]

@@ -91,6 +91,15 @@ def test_presets_and_layers_kept_in_fp32(fp32_file, preset, tmp_path):
     assert list(everything.values()).count("MatMulInteger") > list(operators(part).values()).count("MatMulInteger") > 0
 
 
+@pytest.mark.parametrize(
+    ("machine", "preset"),
+    [("x86_64", "avx512_vnni"), ("AMD64", "avx512_vnni"), ("aarch64", "arm64"), ("arm64", "arm64")],
+)
+def test_auto_preset(machine, preset, monkeypatch):
+    monkeypatch.setattr(export_tsn.platform, "machine", lambda: machine)
+    assert auto_preset() == preset
+
+
 def test_the_folder_it_writes(quantized, hub_folder):
     assert {path.name for path in (quantized / "onnx").iterdir()} == ONNX_FILES | REPORTS | {"quantization_report.png"}
     assert set(RUNTIME_FILES) < {path.name for path in quantized.iterdir()}
