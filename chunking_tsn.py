@@ -169,6 +169,17 @@ def encode_chunks(texts, tokenizer, max_words, overlap_words=0, max_tokens=None)
         owners, chunks = split_owners, split_chunks
 
 
+def model_inputs(encoding):
+    """What a model may read of an `Encoding`, a list of `(tokens,)` numbers each."""
+    return {"input_ids": encoding.ids, "attention_mask": encoding.attention_mask, "token_type_ids": encoding.type_ids}
+
+
+def padding_values(tokenizer):
+    """What stands behind the end of a row in a batch, by model input."""
+    ids = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
+    return {**ids, "attention_mask": 0}
+
+
 def token_limit(tokenizer, config):
     """Tokens that both the encoder and its tokenizer take, or None where neither has a limit."""
     limits = (config.max_tokens, tokenizer.model_max_length)

@@ -15,7 +15,7 @@ import torch
 from datasets import Dataset, load_dataset
 from torch.nn.utils.rnn import pad_sequence
 
-from chunking_tsn import encode_chunks, tag_words, token_limit
+from chunking_tsn import encode_chunks, model_inputs, padding_values, tag_words, token_limit
 from configuration_tsn import TSNConfig
 from tagging_tsn import first_subtokens
 
@@ -269,7 +269,7 @@ def _append_features(columns, rows, tokenizer, config):
             columns[name].append(aligned)
         sentiment = row["sentiment"]
         columns["sentiment_labels"].append(IGNORED if sentiment is None else config.sentiment_labels.index(sentiment))
-        inputs = {"input_ids": encoding.ids, "attention_mask": [1] * length, "token_type_ids": encoding.type_ids}
+        inputs = model_inputs(encoding)
         for name in tokenizer.model_input_names:
             columns[name].append(inputs[name])
         columns["length"].append(length)
@@ -344,8 +344,7 @@ class TSNCollator:
         self.tokenizer = tokenizer
 
     def __call__(self, features):
-        padding = {"input_ids": self.tokenizer.pad_token_id or 0, "token_type_ids": self.tokenizer.pad_token_type_id}
-        padding.update(attention_mask=0, topic_labels=IGNORED, ner_labels=IGNORED)
+        padding = {**padding_values(self.tokenizer), "topic_labels": IGNORED, "ner_labels": IGNORED}
         batch = {
             # To the right whatever the tokenizer's side, so that token positions stay what they were.
             name: pad_sequence([torch.as_tensor(feature[name]) for feature in features], True, padding[name])

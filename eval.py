@@ -24,6 +24,7 @@ from data_tsn import read_rows
 from metric_tsn import compute_metrics_from_rows
 from modeling_tsn import TSNModel
 from pipeline_tsn import TSNPipeline
+from table_tsn import markdown_table as aligned
 
 COLUMNS = {
     "topic_f1": "Topic F1",
@@ -37,8 +38,16 @@ COLUMNS = {
 }
 
 
-HEADS = ("topics", "entities", "sentiment")
-"""What a row can be annotated with."""
+def read_labelled_rows(paths, config, split):
+    """All rows of the files.
+
+    Raises:
+        ValueError: none of them has a label; or as `data_tsn.read_rows`.
+    """
+    rows = [row for path in paths for row in read_rows(path, config, split)]
+    if not any(row[name] is not None for row in rows for name in ("topics", "entities", "sentiment")):
+        raise ValueError(f"nothing is annotated in {', '.join(paths)}: {len(rows)} rows, no label")
+    return rows
 
 
 def evaluate_rows(pipe, rows, batch_size=32):
@@ -98,10 +107,7 @@ def markdown_table(results):
     lines = [["", "Texts", *shown.values()]]
     for name, group in results.items():
         lines.append([name, str(group["rows"]), *(f"{group[k]:.3f}" if k in group else "" for k in shown)])
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    rows = [[c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths))] for line in lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [rows[0], rule, *rows[1:]]) + "\n"
+    return aligned(lines)
 
 
 def weights_sha256(checkpoint, onnx_file=None):
@@ -124,11 +130,9 @@ def main(argv=None):
         onnx = {"onnx_file": arguments.onnx_file} if arguments.onnx_file else {}
         model = TSNModel.from_pretrained(arguments.checkpoint, **onnx)
         tokenizer = AutoTokenizer.from_pretrained(arguments.checkpoint, trust_remote_code=False)
-        rows = [row for path in arguments.data for row in read_rows(path, model.config, split="test")]
+        rows = read_labelled_rows(arguments.data, model.config, "test")
     except (OSError, ValueError) as error:
         sys.exit(f"eval.py: {error}")
-    if not any(row[name] is not None for row in rows for name in HEADS):
-        sys.exit(f"eval.py: nothing is annotated in {', '.join(arguments.data)}: {len(rows)} rows, no label")
     pipe = TSNPipeline(model=model.eval(), tokenizer=tokenizer, device=arguments.device)
     results = evaluate_rows(pipe, rows, arguments.batch_size)
     record = {

@@ -20,6 +20,7 @@ from optimum.onnxruntime.configuration import AutoCalibrationConfig, AutoQuantiz
 from optimum.utils import NormalizedTextConfig
 from transformers import PretrainedConfig
 
+from machine_tsn import read_processor
 from onnx_tsn import OUTPUTS
 
 PRESETS = ("avx2", "avx512_vnni", "arm64")
@@ -91,7 +92,10 @@ def weight_nodes(path):
     The attention's own products (queries by keys, shares by values) have no weight. Quantizing them, as Optimum's
     presets do unless told otherwise, brought no speed.
     """
-    graph = onnx.load(path).graph
+    return _weight_nodes(onnx.load(path).graph)
+
+
+def _weight_nodes(graph):
     weights = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 2}
     return [
         node.name for node in graph.node if node.op_type in _WEIGHT_OPERATORS and weights.intersection(node.input[:2])
@@ -128,11 +132,12 @@ def quantize_onnx(path, folder, preset, keep=(), ranges=None):
     Returns:
         Path: the quantized file.
     """
-    wanted, nodes = set(weight_nodes(path)).difference(keep), onnx.load(path).graph.node
+    graph = onnx.load(path).graph
+    wanted = set(_weight_nodes(graph)).difference(keep)
     options = getattr(AutoQuantizationConfig, preset)(
         is_static=ranges is not None,
         per_channel=True,
-        nodes_to_exclude=[n.name for n in nodes if n.op_type in _WEIGHT_OPERATORS and n.name not in wanted],
+        nodes_to_exclude=[n.name for n in graph.node if n.op_type in _WEIGHT_OPERATORS and n.name not in wanted],
         operators_to_quantize=list(_WEIGHT_OPERATORS),
     )
     folder = Path(folder)
@@ -144,14 +149,7 @@ def quantize_onnx(path, folder, preset, keep=(), ranges=None):
 
 def processor():
     """`{"name", "cores", "features"}` of the processor that this runs on; features are those that int8 speed needs."""
-    name, flags = platform.processor() or platform.machine(), set()
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                name = value.strip()
-            elif key.strip() in ("flags", "Features"):
-                flags = set(value.split())
+    name, flags = read_processor()
     known = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
     return {"name": name, "cores": torch.get_num_threads(), "features": [flag for flag in known if flag in flags]}
 

@@ -89,9 +89,9 @@ class TSNOnnxModel(nn.Module):
         except OSError as error:
             raise OSError(f"onnx/{onnx_file} cannot be had ({error}). quantize.py makes ONNX files.") from error
         threads = num_threads or torch.get_num_threads()
-        model = cls(_session(path, threads, providers), config, threads)
+        model = cls(open_session(path, threads, providers), config, threads)
         if model.quantized:  # rows run side by side: a thread each
-            model.session = _session(path, 1, providers)
+            model.session = open_session(path, 1, providers)
         return model
 
     def _check_graph(self):
@@ -162,12 +162,17 @@ def _array(values):
     return torch.as_tensor(values).cpu().numpy().astype(np.int64, copy=False)
 
 
-def _session(path, threads, providers):
+def open_session(path, threads, providers=("CPUExecutionProvider",)):
+    """An ONNX Runtime session that leaves the cores to others while it waits.
+
+    Raises:
+        OSError: the file is not an ONNX model.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    # Threads that spin while they wait take the cores from tokenizing and decoding.
+    # Threads that spin while they wait take the cores from tokenizing, decoding and other sessions.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return onnxruntime.InferenceSession(path, options, providers=providers)
+        return onnxruntime.InferenceSession(path, options, providers=list(providers))
     except Exception as error:  # ONNX Runtime's exceptions have no public base
         raise OSError(f"{path} cannot be loaded as an ONNX model: {error}") from error

@@ -10,11 +10,11 @@ from transformers.dynamic_module_utils import custom_object_save
 from transformers.pipelines.base import ChunkPipeline
 
 try:
-    from .chunking_tsn import check_chunk_sizes, encode_chunks, tag_words, token_limit
+    from .chunking_tsn import check_chunk_sizes, encode_chunks, padding_values, tag_words, token_limit
     from .onnx_tsn import TSNOnnxModel
     from .tagging_tsn import first_subtokens
 except ImportError:  # run from a folder of plain files: scripts, accelerate, pytest
-    from chunking_tsn import check_chunk_sizes, encode_chunks, tag_words, token_limit
+    from chunking_tsn import check_chunk_sizes, encode_chunks, padding_values, tag_words, token_limit
     from onnx_tsn import TSNOnnxModel
     from tagging_tsn import first_subtokens
 
@@ -181,7 +181,7 @@ class TSNPipeline(ChunkPipeline):
         """
         tokens = cut["tokens"]  # (chunks,)
         first = np.cumsum(tokens) - tokens  # (chunks,)
-        padding = {"input_ids": self.tokenizer.pad_token_id or 0, "token_type_ids": self.tokenizer.pad_token_type_id}
+        padding = padding_values(self.tokenizer)
         order = np.argsort(-tokens, kind="stable")
         while len(order):
             fitting = np.searchsorted(-tokens[order], -shortest * tokens[order[0]], side="right")
@@ -204,7 +204,13 @@ class TSNPipeline(ChunkPipeline):
         """
         words = cut["words"]  # (chunks,)
         first = np.cumsum(words) - words  # (chunks,)
-        logits = {"topic_logits": None, "ner_logits": None, "sentiment_logits": None}
+        config, count = self.model.config, words.sum()
+        shapes = {
+            "topic_logits": (count, len(config.topic_labels)),
+            "ner_logits": (count, len(config.ner_labels)),
+            "sentiment_logits": (len(words), len(config.sentiment_labels)),
+        }
+        logits = {name: np.empty(shape, dtype=np.float32) for name, shape in shapes.items()}
         alone = getattr(self._network, "quantized", False)  # rows run unpadded: many keep the threads busy to the end
         batches = self._batches(cut, batch_size * LOOK_AHEAD, 0) if alone else self._batches(cut, batch_size)
         for batch, inputs in batches:
@@ -213,16 +219,11 @@ class TSNPipeline(ChunkPipeline):
             word = _ranges(first[batch], words[batch])  # (words of the batch,)
             for name in logits:
                 values = outputs[name].float().numpy()  # (batch, tokens, tags), or (batch, classes)
-                if logits[name] is None:
-                    length = len(words) if name == "sentiment_logits" else words.sum()
-                    logits[name] = np.empty((length, values.shape[-1]), dtype=np.float32)
                 if name == "sentiment_logits":
                     logits[name][batch] = values
                 else:
                     logits[name][word] = values[row, cut["positions"][word]]
         found = {"topics": [[] for _ in cut["texts"]], "entities": [[] for _ in cut["texts"]]}
-        if not len(words):
-            return {**found, "sentiment": [np.zeros((0, 1))] * len(cut["texts"])}
         for head, name in (("topics", "topic_logits"), ("entities", "ner_logits")):
             scheme = self._schemes[head]
             row, begin, end, kind, score = scheme.best_spans(logits[name], words)

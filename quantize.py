@@ -20,6 +20,7 @@ import statistics
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +28,14 @@ import onnxruntime
 import optimum.version
 import torch
 import transformers
+from matplotlib.figure import Figure
 from tqdm import tqdm
 from transformers import AutoConfig, AutoTokenizer
 
-from chunking_tsn import encode_chunks, token_limit
+from chunking_tsn import encode_chunks, model_inputs, token_limit
 from configuration_tsn import TSNConfig
 from data_tsn import read_rows
-from eval import HEADS, evaluate_rows, weights_sha256
+from eval import evaluate_rows, read_labelled_rows, weights_sha256
 from export_tsn import (
     PRESETS,
     activation_ranges,
@@ -46,8 +48,9 @@ from export_tsn import (
 from hub_tsn import write_hub_folder
 from metric_tsn import MAIN_METRICS
 from modeling_tsn import TSNModel
-from onnx_tsn import OUTPUTS, TSNOnnxModel
+from onnx_tsn import OUTPUTS, TSNOnnxModel, open_session
 from pipeline_tsn import TSNPipeline
+from table_tsn import markdown_table
 
 SAMPLE_CHUNKS = 64  # that a layer's error is measured on
 CALIBRATION_CHUNKS = 256
@@ -62,10 +65,9 @@ def sample_chunks(texts, tokenizer, config, count):
     """Model inputs of about `count` chunks spread evenly over the texts, dicts of `(tokens,)` lists."""
     texts = texts[:: max(len(texts) // count, 1)][:count]
     *_, encodings = encode_chunks(texts, tokenizer, config.chunk_words, 0, token_limit(tokenizer, config))
-    fields = {"input_ids": lambda e: e.ids, "attention_mask": lambda e: e.attention_mask}
-    fields["token_type_ids"] = lambda e: e.type_ids
-    names = [name for name in tokenizer.model_input_names if name in fields]
-    return [{name: fields[name](encoding) for name in names} for encoding in encodings[:count]]
+    names = tokenizer.model_input_names
+    chunks = map(model_inputs, encodings[:count])
+    return [{name: values for name, values in chunk.items() if name in names} for chunk in chunks]
 
 
 def layer_errors(path, preset, chunks, folder, ranges=None):
@@ -96,12 +98,7 @@ def _log_probabilities(path, chunks):
 
 def latencies(paths, shapes, repeats=15):
     """Median milliseconds of a run at each shape, all files in alternation: `{path: {"16x128": ms, ...}}`."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle sessions must not take the cores
-    sessions = {
-        path: onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]) for path in paths
-    }
+    sessions = {path: open_session(path, torch.get_num_threads()) for path in paths}
     out = {path: {} for path in paths}
     for shape in shapes:
         times = {path: [] for path in paths}
@@ -127,16 +124,10 @@ def drops(fp32, int8):
     return {head: fp32[head] - int8[head] for head in fp32}
 
 
-class Measure:
-    """Runs a graph through the pipeline over the evaluation rows."""
-
-    def __init__(self, rows, config, tokenizer):
-        self.rows, self.config, self.tokenizer = rows, config, tokenizer
-
-    def __call__(self, path):
-        hub = path.parent.parent
-        model = TSNOnnxModel.from_pretrained(str(hub), self.config, path.name)
-        return evaluate_rows(TSNPipeline(model=model, tokenizer=self.tokenizer, device="cpu"), self.rows)
+def measure_graph(rows, config, tokenizer, path):
+    """`evaluate_rows` of a graph in the `onnx` folder of a checkpoint."""
+    model = TSNOnnxModel.from_pretrained(str(path.parent.parent), config, path.name)
+    return evaluate_rows(TSNPipeline(model=model, tokenizer=tokenizer, device="cpu"), rows)
 
 
 def find_model(fp32, folder, preset, ranges, measure, max_drop, order, shapes):
@@ -180,19 +171,13 @@ def trade_off_table(trials, fp32_bytes):
     for name, size, times, metrics in rows:
         lines.append([name, f"{size / 1e6:.1f}", *(f"{times[s]:.1f}" for s in shapes)])
         lines[-1] += [f"{metrics[head]:.4f}" for head in heads]
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    lines.insert(1, ["-" * (width - 1) + ":" for width in widths])
-    return "".join(f"| {' | '.join(c.rjust(w) for c, w in zip(line, widths))} |\n" for line in lines)
+    return markdown_table(lines, left=0)
 
 
 def plot_trade_off(trials, fp32_bytes, max_drop, path):
     """Size, latency and each head's loss against the number of layers left in fp32, as a PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, (size, speed, loss) = pyplot.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    size, speed, loss = figure.subplots(1, 3)
     kept = [len(trial["fp32_layers"]) for trial in trials]
     size.plot(kept, [trial["bytes"] / 1e6 for trial in trials], "o-", label="int8")
     size.axhline(fp32_bytes / 1e6, color="grey", linestyle="--", label="fp32")
@@ -209,7 +194,6 @@ def plot_trade_off(trials, fp32_bytes, max_drop, path):
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend()
     figure.savefig(path, dpi=120)
-    pyplot.close(figure)
 
 
 def quantize(arguments):
@@ -217,9 +201,7 @@ def quantize(arguments):
     model = TSNModel.from_pretrained(arguments.checkpoint).eval()
     tokenizer = AutoTokenizer.from_pretrained(arguments.checkpoint, trust_remote_code=False)
     config = model.config
-    rows = [row for path in arguments.eval_file or [] for row in read_rows(path, config, split="validation")]
-    if arguments.eval_file and not any(row[name] is not None for row in rows for name in HEADS):
-        raise ValueError(f"nothing is annotated in {', '.join(arguments.eval_file)}: {len(rows)} rows, no label")
+    rows = read_labelled_rows(arguments.eval_file, config, "validation") if arguments.eval_file else []
     calibration = []
     if arguments.calibration_file:
         texts = [row["text"] for row in read_rows(arguments.calibration_file, config)]
@@ -240,7 +222,7 @@ def quantize(arguments):
         if arguments.mixed_precision == "auto":
             chunks = sample_chunks([row["text"] for row in rows], tokenizer, config, SAMPLE_CHUNKS)
             errors = layer_errors(fp32, preset, chunks, onnx_folder, ranges)
-        measure = Measure(rows, config, tokenizer) if rows else None
+        measure = partial(measure_graph, rows, config, tokenizer) if rows else None
         longest = token_limit(tokenizer, config) or max(SHAPES)[1]
         shapes = [(batch, min(length, longest)) for batch, length in SHAPES]
         order = list(errors)

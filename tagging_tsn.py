@@ -147,11 +147,11 @@ class TagScheme:
         inside = np.arange(max(lengths, default=0)) < lengths[:, None]  # (rows, longest)
         tags = np.full(inside.shape, self._index[("O", None)], dtype=np.int64)  # (rows, longest)
         tags[inside] = logits.argmax(-1)
-        broken = np.flatnonzero(~self._well_formed(tags, lengths))
-        if len(broken):
+        broken = ~self._well_formed(tags)  # (rows,)
+        if broken.any():
             longest = lengths[broken].max()
-            padded = np.zeros((len(broken), longest, len(self.labels)), dtype=logits.dtype)  # (broken, words, tags)
-            padded[inside[broken, :longest]] = logits[np.repeat(np.isin(np.arange(len(lengths)), broken), lengths)]
+            padded = np.zeros((broken.sum(), longest, len(self.labels)), dtype=logits.dtype)  # (broken, words, tags)
+            padded[inside[broken, :longest]] = logits[np.repeat(broken, lengths)]
             tags[broken, :longest] = self.viterbi(padded, lengths[broken])
         row, first, end, kind = self.decode(tags)
         shifted = np.exp(logits - logits.max(-1, keepdims=True))  # (words, tags)
@@ -161,7 +161,7 @@ class TagScheme:
         totals = np.add.reduceat(np.append(chosen, 0), borders)[::2] if len(row) else np.zeros(0)
         return row, first, end, kind, (totals / (end - first)).astype(np.float32)
 
-    def _well_formed(self, tags, lengths):
+    def _well_formed(self, tags):
         """`(rows,)` whether the scheme allows each row of `tags`, `(rows, longest)`, which is `O` behind its end."""
         if tags.size == 0:
             return np.ones(len(tags), dtype=bool)

@@ -5,11 +5,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from tqdm import tqdm
 
 from bench.systems import BATCH_SIZE, ONNX_FILES, count_tokens, pieces
 from bench.texts import KINDS, count_words, documents, join_articles, sample
+from onnx_tsn import open_session
 
 SHAPES = ((16, 128), (1, 64))  # (batch, tokens) of int8 against fp32
 
@@ -145,15 +145,9 @@ def int8_against_fp32(folder, threads, vocab_size, repeats, least):
     Returns:
         List of dict: `batch`, `tokens`, the `runs` that each timing holds, and of each engine its `seconds`.
     """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     rows, works = [], []
     rng = np.random.default_rng(0)
-    sessions = [
-        onnxruntime.InferenceSession(Path(folder) / "onnx" / name, options, providers=["CPUExecutionProvider"])
-        for name in ONNX_FILES.values()
-    ]
+    sessions = [open_session(Path(folder) / "onnx" / name, threads) for name in ONNX_FILES.values()]
     for batch, tokens in SHAPES:
         ids = rng.integers(0, vocab_size, (batch, tokens))
         values = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}

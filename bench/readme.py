@@ -6,8 +6,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the folder of the package
 
-from bench.report import summary, table
+from bench.report import summary
 from metric_tsn import MAIN_METRICS
+from table_tsn import markdown_table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -41,7 +42,7 @@ def int8_section(fp32, int8, report):
     kept = ", ".join(f"`{layer.strip('/')}`" for layer in trial["fp32_layers"]) or "none"
     machine = report["processor"]
     return (
-        f"{table(lines)}\n"
+        f"{markdown_table(lines)}\n"
         f"Quantized on {machine['name']} ({', '.join(machine['features'])}) with the preset `{report['preset']}` and "
         f"--max_drop {report['max_drop']} on {', '.join(report['eval_files'])}. Layers left in fp32: {kept}.\n"
     )

@@ -4,16 +4,10 @@ from statistics import median
 
 from matplotlib.figure import Figure
 
+from table_tsn import markdown_table
+
 ENGINES = {"torch": "fp32 torch", "onnx": "fp32 ONNX", "int8": "int8 ONNX"}
 COLOURS = {"the limit": "#9aa0a6", "TSN": "#1a73e8", "three pipelines": "#e8710a", "usual script": "#b80672"}
-
-
-def table(lines):
-    """Markdown, aligned for reading as plain text; the first line is the head, the first column goes to the left."""
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    rows = [[c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths))] for line in lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [rows[0], rule, *rows[1:]]) + "\n"
 
 
 def number(value):
@@ -90,7 +84,7 @@ def throughput_table(rows):
                 ratio(row["of_limit"]) if "of_limit" in row else "",
             ]
         )
-    return table(lines)
+    return markdown_table(lines)
 
 
 def _name(row):
@@ -115,7 +109,7 @@ def length_table(rows):
                 ratio(row["cost_ratio"]),
             ]
         )
-    return table(lines)
+    return markdown_table(lines)
 
 
 def memory_table(rows):
@@ -123,7 +117,7 @@ def memory_table(rows):
     for row in rows:
         name = f"{row['system']}, {ENGINES[row['engine']]}"
         lines.append([name, number(row["peak_bytes"] / 1e6), number(row["disk_bytes"] / 1e6)])
-    return table(lines)
+    return markdown_table(lines)
 
 
 def int8_table(rows):
@@ -132,7 +126,7 @@ def int8_table(rows):
         shape = f"{row['batch']} x {row['tokens']}"
         times = [1e3 * median(row["seconds"][engine]) / row["runs"] for engine in ("onnx", "int8")]
         lines.append([shape, *(f"{time:.1f}" for time in times), ratio(row["ratio"])])
-    return table(lines)
+    return markdown_table(lines)
 
 
 def summary_table(record):
@@ -144,7 +138,7 @@ def summary_table(record):
         longest = max((row for row in record["length"] if row["engine"] == engine), key=lambda row: row["length"])
         name = f"cost of a word, {longest['length']:,} / 1,000 words, {ENGINES[engine]}"
         lines.append([name, *(ratio(longest["cost_ratio"]) if kind == "news" else "" for kind in kinds)])
-    return table(lines)
+    return markdown_table(lines)
 
 
 def plot_throughput(record, path):

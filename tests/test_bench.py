@@ -15,14 +15,16 @@ from hypothesis import strategies as st
 from bench.bench import check_checkpoint
 from bench.bench import main as bench_main
 from bench.figures import add_figures, speed, speed_ratio
-from bench.machine import describe_machine, parse_cpuinfo
+from bench.machine import describe_machine
 from bench.measures import best_way, take_turns
 from bench.memory import disk_bytes, peak_bytes
-from bench.report import markdown, number, plot_length, plot_throughput, summary, table
+from bench.report import markdown, number, plot_length, plot_throughput, summary
 from bench.systems import TorchForward, Way, batches, count_tokens, pieces
 from bench.texts import KINDS, count_words, documents, generate_texts, join_articles, read_texts, sample
 from bench.three_pipelines import TASKS, ThreePipelines, save_models
 from bench.usual_script import decode_spans, split_labels
+from machine_tsn import parse_cpuinfo
+from table_tsn import markdown_table
 from tagging_tsn import TagScheme, bioes_labels
 
 TYPES = ["PER", "LOC"]
@@ -271,7 +273,7 @@ def test_report(tmp_path):
 
 
 def test_table_and_numbers():
-    assert table([["", "b"], ["long", "1"]]) == "|      | b |\n| ---- | : |\n| long | 1 |\n"
+    assert markdown_table([["", "b"], ["long", "1"]]) == "|      | b |\n| ---- | : |\n| long | 1 |\n"
     assert [number(value) for value in (1.25, 99.9, 100.4, 12345.6)] == ["1.2", "99.9", "100", "12,346"]
 
 
