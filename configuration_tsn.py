@@ -36,6 +36,8 @@ class TSNConfig(PretrainedConfig):
         pooling: What the sentiment head reads: `"cls"`, the first token, or `"mean"`, the mean over the mask.
         chunk_words: Words a chunk that the model was trained on holds at most; the pipeline's default.
         head_dropout: Dropout before each head, a probability.
+        temperatures: What each head's logits are divided by before the softmax that scores come from, keys as in
+            `loss_weights`; a positive number each, by default 1. Fitted on validation data (`calibration_tsn.py`).
         initializer_range: Standard deviation of the normal distribution that new heads are drawn from.
 
     Raises:
@@ -57,6 +59,7 @@ class TSNConfig(PretrainedConfig):
         pooling="mean",
         chunk_words=50,
         head_dropout=0.1,
+        temperatures=None,
         initializer_range=0.02,
         **kwargs,
     ):
@@ -74,6 +77,7 @@ class TSNConfig(PretrainedConfig):
         self.pooling = pooling
         self.chunk_words = chunk_words
         self.head_dropout = head_dropout
+        self.temperatures = dict.fromkeys(TASKS, 1.0) if temperatures is None else dict(temperatures)
         self.initializer_range = initializer_range
         self._check()
         super().__init__(**kwargs)
@@ -90,6 +94,13 @@ class TSNConfig(PretrainedConfig):
             isinstance(w, (int, float)) and 0 <= w < float("inf") for w in weights.values()
         ):
             raise ValueError(f"loss_weights must give a number >= 0 for each of {', '.join(TASKS)}, not {weights}")
+        if set(self.temperatures) != set(TASKS) or not all(
+            isinstance(t, (int, float)) and not isinstance(t, bool) and 0 < t < float("inf")
+            for t in self.temperatures.values()
+        ):
+            raise ValueError(
+                f"temperatures must give a number > 0 for each of {', '.join(TASKS)}, not {self.temperatures}"
+            )
         if self.pooling not in ("cls", "mean"):
             raise ValueError(f"pooling must be 'cls' or 'mean', not {self.pooling!r}")
         if not isinstance(self.chunk_words, int) or isinstance(self.chunk_words, bool) or self.chunk_words < 1:

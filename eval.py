@@ -4,7 +4,8 @@
     python eval.py . ../shared/data/test.parquet
 
 Prints a table with a row for each source and language, and writes it as `eval_results.md` beside `eval_results.json`,
-which holds every figure, the weights' SHA-256 and the versions that measured it.
+which holds every figure, the weights' SHA-256 and the versions that measured it. `--plots` draws the confusion
+matrices and how far scores can be read as probabilities.
 """
 
 import argparse
@@ -20,10 +21,13 @@ from tqdm import tqdm
 from transformers import AutoTokenizer
 from transformers.utils import cached_file
 
+from calibration_tsn import expected_calibration_error, reliability
+from configuration_tsn import TASKS
 from data_tsn import read_rows
 from metric_tsn import compute_metrics_from_rows
 from modeling_tsn import TSNModel
 from pipeline_tsn import TSNPipeline
+from plots_tsn import plot_confusion, plot_reliability
 from table_tsn import markdown_table as aligned
 
 COLUMNS = {
@@ -35,7 +39,11 @@ COLUMNS = {
     "sentiment_accuracy": "Sent. acc.",
     "sentiment_macro_f1": "Sent. macro F1",
     "sentiment_macro_recall": "Sent. macro R",
+    "topic_ece": "Topic ECE",
+    "ner_ece": "NER ECE",
+    "sentiment_ece": "Sent. ECE",
 }
+NO_ENTITY = "none"
 
 
 def read_labelled_rows(paths, config, split):
@@ -50,20 +58,24 @@ def read_labelled_rows(paths, config, split):
     return rows
 
 
-def evaluate_rows(pipe, rows, batch_size=32):
-    """Runs the pipeline over checked rows and measures each group.
+def run_pipeline(pipe, rows, batch_size=32):
+    """The pipeline's result for each checked row, see `data_tsn.read_rows`."""
+    texts = (row["text"] for row in rows)
+    return list(tqdm(pipe(texts, batch_size=batch_size), total=len(rows), desc="evaluating", unit="text", smoothing=0))
+
+
+def evaluate_rows(results, rows):
+    """Measures the pipeline's results, all together and by group.
 
     Args:
-        pipe: A `TSNPipeline`.
-        rows: List of rows, see `data_tsn.read_rows`.
-        batch_size: Chunks of a forward pass.
+        results: Of `run_pipeline`.
+        rows: The checked rows.
 
     Returns:
-        dict: `"all"`, each source, and `"source/language"` where a source has several languages, to their metrics and
-        number of `rows`.
+        dict: `"all"`, each source, and `"source/language"` where a source has several languages, to their metrics
+        (`metric_tsn.compute_metrics_from_rows`), the expected calibration error of each head, `<head>_ece`, and number
+        of `rows`.
     """
-    texts = (row["text"] for row in rows)
-    results = tqdm(pipe(texts, batch_size=batch_size), total=len(rows), desc="evaluating", unit="text", smoothing=0)
     predictions = [as_prediction(result) for result in results]
     references = [as_reference(row) for row in rows]
     members = {"all": range(len(rows))}
@@ -76,15 +88,68 @@ def evaluate_rows(pipe, rows, batch_size=32):
             names.append(f"{row['source']}/{row['language']}")
         for name in names:
             members.setdefault(name, []).append(i)
-    return {
-        name: {
+    groups = {}
+    for name in ("all", *sorted(name for name in members if name != "all")):
+        predicted, annotated = ([side[i] for i in members[name]] for side in (predictions, references))
+        judged = judge([results[i] for i in members[name]], annotated)
+        errors = {f"{task}_ece": expected_calibration_error(*judged[task]) for task in TASKS if judged[task][0]}
+        groups[name] = {
             "rows": len(members[name]),
-            **compute_metrics_from_rows(
-                [predictions[i] for i in members[name]], [references[i] for i in members[name]]
-            ),
+            **compute_metrics_from_rows(predicted, annotated),
+            **errors,
         }
-        for name in ("all", *sorted(name for name in members if name != "all"))
-    }
+    return groups
+
+
+def judge(results, references):
+    """For each head the scores of the pipeline's answers, and whether each is right, where the reference tells."""
+    judged = {task: ([], []) for task in TASKS}
+    for result, reference in zip(results, references):
+        answers = []
+        if reference["topics"] is not None:
+            gold = {(span["start"], span["end"]) for span in reference["topics"]}
+            answers += [("topic", t["score"], (t["start"], t["end"]) in gold) for t in result["topics"]]
+        if reference["entities"] is not None:
+            gold = {(span["start"], span["end"], span["label"]) for span in reference["entities"]}
+            answers += [
+                ("ner", e["score"], (e["start"], e["end"], e["entity_group"]) in gold) for e in result["entities"]
+            ]
+        if reference["sentiment"] is not None and result["sentiment"]["label"] is not None:
+            sentiment = result["sentiment"]
+            answers.append(("sentiment", sentiment["score"], sentiment["label"] == reference["sentiment"]))
+        for task, score, right in answers:
+            judged[task][0].append(score)
+            judged[task][1].append(right)
+    return judged
+
+
+def confusion(results, references, config):
+    """Counts of what was annotated as what was predicted.
+
+    Returns:
+        dict: `sentiment` and `entities` to `{"labels", "counts"}`, counts as `(true, predicted)` lists. An entity
+        counts as predicted where a span of the same borders is; its partner is `"none"` otherwise.
+    """
+    found = {}
+    for name, labels in (
+        ("sentiment", config.sentiment_labels),
+        ("entities", [*config.entity_scheme().types, NO_ENTITY]),
+    ):
+        found[name] = {"labels": list(labels), "counts": [[0] * len(labels) for _ in labels]}
+
+    def count(name, gold, predicted):
+        place = found[name]["labels"].index
+        found[name]["counts"][place(gold)][place(predicted)] += 1
+
+    for result, reference in zip(results, references):
+        if reference["sentiment"] is not None and result["sentiment"]["label"] is not None:
+            count("sentiment", reference["sentiment"], result["sentiment"]["label"])
+        if reference["entities"] is not None:
+            gold = {(e["start"], e["end"]): e["label"] for e in reference["entities"]}
+            predicted = {(e["start"], e["end"]): e["entity_group"] for e in result["entities"]}
+            for span in gold.keys() | predicted.keys():
+                count("entities", gold.get(span, NO_ENTITY), predicted.get(span, NO_ENTITY))
+    return found
 
 
 def as_prediction(result):
@@ -110,6 +175,16 @@ def markdown_table(results):
     return aligned(lines)
 
 
+def draw(record, folder):
+    """The pictures of an evaluation's record."""
+    titles = {"sentiment": "Sentiment", "entities": "Entities, by exact borders"}
+    for name, matrix in record["confusion"].items():
+        if any(map(any, matrix["counts"])):
+            plot_confusion(matrix["counts"], matrix["labels"], folder / f"confusion_{name}.png", titles[name])
+    if record["reliability"]:
+        plot_reliability(record["reliability"], folder / "reliability.png")
+
+
 def weights_sha256(checkpoint, onnx_file=None):
     """SHA-256, in hexadecimal, of the checkpoint's `model.safetensors` or of a file of its `onnx` folder."""
     name = ("model.safetensors", "") if onnx_file is None else (onnx_file, "onnx")
@@ -124,6 +199,13 @@ def main(argv=None):
     parser.add_argument("--output_dir", default=".", help="where eval_results.json and .md go (default: here)")
     parser.add_argument("--batch_size", type=int, default=32, help="chunks of a forward pass (default: 32)")
     parser.add_argument("--onnx_file", help="a file of the checkpoint's onnx folder to evaluate instead")
+    parser.add_argument(
+        "--plots",
+        nargs="?",
+        const="",
+        metavar="FOLDER",
+        help="also draw confusion matrices and calibration, as PNG in a folder (default: --output_dir)",
+    )
     parser.add_argument("--device", default=None, help="such as cpu or cuda:0 (default: what there is)")
     arguments = parser.parse_args(argv)
     try:
@@ -134,7 +216,13 @@ def main(argv=None):
     except (OSError, ValueError) as error:
         sys.exit(f"eval.py: {error}")
     pipe = TSNPipeline(model=model.eval(), tokenizer=tokenizer, device=arguments.device)
-    results = evaluate_rows(pipe, rows, arguments.batch_size)
+    answers, references = run_pipeline(pipe, rows, arguments.batch_size), [as_reference(row) for row in rows]
+    results = evaluate_rows(answers, rows)
+    bins = {
+        task: {"ece": results["all"][f"{task}_ece"], "bins": reliability(*judged)}
+        for task, judged in judge(answers, references).items()
+        if judged[0]
+    }
     record = {
         "checkpoint": Path(arguments.checkpoint).name or Path(arguments.checkpoint).resolve().name,
         **onnx,
@@ -146,6 +234,9 @@ def main(argv=None):
             "transformers": transformers.__version__,
         },
         "results": results,
+        "temperatures": model.config.temperatures,
+        "reliability": bins,
+        "confusion": confusion(answers, references, model.config),
     }
     folder = Path(arguments.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -153,6 +244,10 @@ def main(argv=None):
     table = markdown_table(results)
     (folder / "eval_results.md").write_text(table, encoding="utf-8")
     print(table, end="")
+    if arguments.plots is not None:
+        pictures = Path(arguments.plots or folder)
+        pictures.mkdir(parents=True, exist_ok=True)
+        draw(record, pictures)
 
 
 if __name__ == "__main__":

@@ -83,16 +83,16 @@ class TSNModel(PreTrainedModel):
         self.post_init()
 
     @classmethod
-    def from_backbone(cls, backbone, **config_kwargs):
+    def from_backbone(cls, backbone, load_options=None, **config_kwargs):
         """A model with a pretrained encoder and new heads, to be trained.
 
         Args:
             backbone: Hub id or folder of an encoder. Its own code, if it brings any, is never run.
+            load_options: How to load the encoder: options of `from_pretrained`, such as `quantization_config`.
             config_kwargs: Arguments of [`TSNConfig`].
         """
-        encoder = AutoModel.from_pretrained(
-            backbone, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
-        )
+        fixed = {"use_safetensors": True, "trust_remote_code": False, "dtype": torch.float32}
+        encoder = AutoModel.from_pretrained(backbone, **{**(load_options or {}), **fixed})
         attention = encoder.config._attn_implementation
         config = TSNConfig(backbone_config=encoder.config, **config_kwargs)
         # Making our configuration unset it, and without it transformers 5 leaves out the mask.

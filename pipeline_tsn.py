@@ -31,14 +31,13 @@ class TSNPipeline(ChunkPipeline):
     Example:
         ```python
         tsn = pipeline("topic-sentiment-ner", model="org/tsn", trust_remote_code=True)
-        tsn("The battery life of the new laptop is superb, but the customer service of Acme in Madrid was slow "
-            "and rude.")
-        # {"topics": [{"word": "battery life", "score": 0.97, "start": 4, "end": 16},
-        #             {"word": "customer service", "score": 0.86, "start": 54, "end": 70}],
-        #  "sentiment": {"label": "negative", "score": 0.92,
-        #                "scores": {"negative": 0.92, "neutral": 0.05, "positive": 0.03}},
-        #  "entities": [{"entity_group": "ORG", "word": "Acme", "score": 0.66, "start": 74, "end": 78},
-        #               {"entity_group": "LOC", "word": "Madrid", "score": 0.94, "start": 82, "end": 88}]}
+        tsn("Apple Pay arrived in Colombia on Tuesday. Customers love the new payment method.")
+        # {"topics": [{"word": "Apple Pay", "score": 0.80, "start": 0, "end": 9},
+        #             {"word": "payment method", "score": 0.51, "start": 65, "end": 79}],
+        #  "sentiment": {"label": "positive", "score": 0.92,
+        #                "scores": {"negative": 0.02, "neutral": 0.06, "positive": 0.92}},
+        #  "entities": [{"entity_group": "MISC", "word": "Apple Pay", "score": 0.66, "start": 0, "end": 9},
+        #               {"entity_group": "LOC", "word": "Colombia", "score": 0.94, "start": 21, "end": 29}]}
         ```
 
     Parameters, of the constructor or of a call:
@@ -53,7 +52,8 @@ class TSNPipeline(ChunkPipeline):
         batch_size (int): Chunks of one forward pass, of several texts where possible. Default: 1.
         num_workers (int): 1 cuts and tokenizes in a process of its own. Default: 0.
 
-    A span's score is the mean over its words of the probability of the tag that the decoding chose. The sentiment of
+    A span's score is the mean over its words of the probability of the tag that the decoding chose, at the temperature
+    of the configuration, which is fitted so that scores say how often such spans are right. The sentiment of
     a text without a word in it, such as `""`, is `{"label": None, "score": 0.0, "scores": {every class: 0.0}}`.
     """
 
@@ -223,6 +223,8 @@ class TSNPipeline(ChunkPipeline):
                     logits[name][batch] = values
                 else:
                     logits[name][word] = values[row, cut["positions"][word]]
+        for task, temperature in config.temperatures.items():
+            logits[f"{task}_logits"] /= temperature  # the best tags stay the best; their scores become probabilities
         found = {"topics": [[] for _ in cut["texts"]], "entities": [[] for _ in cut["texts"]]}
         for head, name in (("topics", "topic_logits"), ("entities", "ner_logits")):
             scheme = self._schemes[head]

@@ -35,7 +35,7 @@ from transformers import AutoConfig, AutoTokenizer
 from chunking_tsn import encode_chunks, model_inputs, token_limit
 from configuration_tsn import TSNConfig
 from data_tsn import read_rows
-from eval import evaluate_rows, read_labelled_rows, weights_sha256
+from eval import evaluate_rows, read_labelled_rows, run_pipeline, weights_sha256
 from export_tsn import (
     PRESETS,
     activation_ranges,
@@ -127,7 +127,8 @@ def drops(fp32, int8):
 def measure_graph(rows, config, tokenizer, path):
     """`evaluate_rows` of a graph in the `onnx` folder of a checkpoint."""
     model = TSNOnnxModel.from_pretrained(str(path.parent.parent), config, path.name)
-    return evaluate_rows(TSNPipeline(model=model, tokenizer=tokenizer, device="cpu"), rows)
+    pipe = TSNPipeline(model=model, tokenizer=tokenizer, device="cpu")
+    return evaluate_rows(run_pipeline(pipe, rows), rows)
 
 
 def find_model(fp32, folder, preset, ranges, measure, max_drop, order, shapes):

@@ -13,7 +13,7 @@ from modeling_tsn import TSNModel
 
 FIELDS = (
     *("topic_labels", "ner_labels", "sentiment_labels", "ner_scheme", "loss_weights"),
-    *("pooling", "chunk_words", "head_dropout", "initializer_range"),
+    *("pooling", "chunk_words", "head_dropout", "temperatures", "initializer_range"),
 )
 SMALL = {
     **{"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
@@ -31,6 +31,7 @@ CONFIGS = {
         "pooling": "cls",
         "chunk_words": 120,
         "head_dropout": 0,
+        "temperatures": {"topic": 1.5, "ner": 1, "sentiment": 0.7},
         "initializer_range": 0.1,
     },
 }
@@ -74,7 +75,7 @@ def test_other_values_survive_too(tmp_path):
 def test_defaults():
     config = TSNConfig()
     assert config.loss_weights == {"topic": 0.7, "ner": 0.1, "sentiment": 0.2}
-    assert tuple(config.loss_weights) == TASKS
+    assert tuple(config.loss_weights) == TASKS and config.temperatures == dict.fromkeys(TASKS, 1)
     assert config.topic_labels == ["O", "B-TOPIC", "I-TOPIC", "E-TOPIC", "S-TOPIC"]
     assert config.ner_labels == ["O"] + [f"{p}-{name}" for name in ("PER", "LOC", "ORG", "MISC") for p in "BIES"]
     assert config.sentiment_labels == ["negative", "neutral", "positive"]
@@ -150,6 +151,10 @@ TOPIC = ["O", "B-TOPIC", "I-TOPIC", "E-TOPIC", "S-TOPIC"]
         ({"head_dropout": 1}, "head_dropout must be a probability"),
         ({"head_dropout": -0.1}, "head_dropout must be a probability"),
         ({"head_dropout": "0.1"}, "head_dropout must be a probability"),
+        ({"temperatures": {"topic": 1, "ner": 1}}, "temperatures must give a number > 0"),
+        ({"temperatures": {"topic": 0, "ner": 1, "sentiment": 1}}, "temperatures must give a number > 0"),
+        ({"temperatures": {"topic": "1", "ner": 1, "sentiment": 1}}, "temperatures must give a number > 0"),
+        ({"temperatures": {"topic": float("nan"), "ner": 1, "sentiment": 1}}, "temperatures must give a number > 0"),
         ({"backbone_config": {"model_type": "nonsense"}}, "'nonsense', which this transformers does not know"),
         ({"backbone_config": {"vocab_size": 10}}, "model_type None"),
         ({"backbone_config": "bert-base-cased"}, "must be a configuration or a dict, not str"),

@@ -54,7 +54,8 @@ def test_files_give_their_rows(tmp_path, kind):
         read = list(read_rows(name, CONFIG))
         assert [labels_of(row) for row in read] == [labels_of(row) for row in rows]
         assert [row["source"] for row in read] == ["news", "reviews"] + ["my.file"] * 4
-        assert all(set(row) == set(data_tsn.COLUMNS) for row in read)
+        assert all(set(row) == {*data_tsn.COLUMNS, "row"} for row in read)
+        assert [row["row"] for row in read] == [f"{path}, row {i}" for i in range(1, len(rows) + 1)]
 
 
 def test_parquet_in_many_groups_keeps_order_and_numbers(tmp_path):
@@ -78,13 +79,14 @@ def test_several_files(tmp_path):
 def test_hub_data_set(monkeypatch):
     asked = []
 
-    def load_dataset(path, split):
-        asked.append((path, split))
-        return [{"text": TEXT, "sentiment": 2, "other": 1}, {"text": "b", "topics": None}]
+    def load_dataset(path, split, streaming):
+        asked.append((path, split, streaming))
+        return [{"text": TEXT, "sentiment": 2, "other": 1, "id": "7"}, {"text": "b", "topics": None}]
 
     monkeypatch.setattr(data_tsn, "load_dataset", load_dataset)
     first, second = read_rows("org/reviews", CONFIG, split="test")
-    assert asked == [("org/reviews", "test")]
+    assert asked == [("org/reviews", "test", False)]
+    assert (first["row"], second["row"]) == ("org/reviews, row 1 (id 7)", "org/reviews, row 2")
     assert first["sentiment"] == "positive" and first["source"] == second["source"] == "reviews"
     assert second["topics"] is None and second["sentiment"] is None
 

@@ -42,13 +42,45 @@ def test_figures_agree_with_the_metric(tmp_path, hub_folder, labelled, tokenizer
         topics = row.get("topics") and [{**t, "word": row["text"][t["start"] : t["end"]]} for t in row["topics"]]
         references.append({"topics": topics, "entities": row.get("entities"), "sentiment": row.get("sentiment")})
     expected = TSNMetric(keep_in_memory=True).compute(predictions=predictions, references=references)
-    measured = {k: v for k, v in record["results"]["all"].items() if k != "rows"}
+    measured = {k: v for k, v in record["results"]["all"].items() if k != "rows" and not k.endswith("_ece")}
     assert measured == pytest.approx(expected)
 
     assert record["weights_sha256"] == hashlib.sha256((hub_folder / "model.safetensors").read_bytes()).hexdigest()
     table = (tmp_path / "out" / "eval_results.md").read_text()
     assert table == capsys.readouterr().out
     assert len(table.splitlines()) == 2 + 6 and f"{expected['topic_f1']:.3f}" in table
+
+
+def test_calibration_and_confusion_agree_with_a_count(tmp_path, hub_folder, labelled, tokenizer):
+    path, rows = labelled
+    evaluation.main([str(hub_folder), str(path), "--output_dir", str(tmp_path), "--plots", str(tmp_path / "plots")])
+    record = json.loads((tmp_path / "eval_results.json").read_text())
+    pipe = TSNPipeline(TSNModel.from_pretrained(hub_folder), tokenizer)
+    answers, gold_spans, hits = [], 0, 0
+    for row in rows:
+        found = pipe(row["text"])
+        if row.get("entities") is not None:
+            gold = {(e["start"], e["end"], e["label"]) for e in row["entities"]}
+            gold_spans += len(gold)
+            for e in found["entities"]:
+                answers.append((e["score"], (e["start"], e["end"], e["entity_group"]) in gold))
+                hits += answers[-1][1]
+    bins = {}
+    for score, right in answers:
+        bins.setdefault(min(int(score * 15), 14), []).append((score, right))
+    gaps = (abs(sum(s for s, _ in b) - sum(r for _, r in b)) for b in bins.values())
+    assert record["results"]["all"]["ner_ece"] == pytest.approx(sum(gaps) / len(answers), abs=1e-6)
+    assert sum(b["count"] for b in record["reliability"]["ner"]["bins"]) == len(answers)
+    entities = record["confusion"]["entities"]
+    counts, last = entities["counts"], len(entities["labels"]) - 1
+    assert entities["labels"][last] == "none" and counts[last][last] == 0
+    assert sum(map(sum, counts[:last])) == gold_spans, "each gold span stands in one row"
+    assert sum(row[i] for row in counts for i in range(last)) == len(answers), "each answer in one column"
+    assert sum(counts[i][i] for i in range(last)) == hits
+    sentiment = record["confusion"]["sentiment"]["counts"]
+    assert sum(map(sum, sentiment)) == sum(row.get("sentiment") is not None for row in rows)
+    names = {p.name for p in (tmp_path / "plots").iterdir()}
+    assert names == {"confusion_sentiment.png", "confusion_entities.png", "reliability.png"}
 
 
 def test_data_without_labels_is_an_error(tmp_path, hub_folder):
@@ -83,6 +115,9 @@ def test_an_onnx_file_is_evaluated_like_the_weights(onnx_folder, data_file, tmp_
         evaluation.main([str(onnx_folder), str(data_file), "--output_dir", str(tmp_path / name), *options])
         records.append(json.loads((tmp_path / name / "eval_results.json").read_text()))
     torch_record, onnx_record = records
-    assert onnx_record["results"] == torch_record["results"] and onnx_record["onnx_file"] == "model.onnx"
+    assert onnx_record["results"].keys() == torch_record["results"].keys()
+    for name, group in torch_record["results"].items():
+        assert onnx_record["results"][name] == pytest.approx(group, abs=1e-5)
+    assert onnx_record["onnx_file"] == "model.onnx"
     digest = hashlib.sha256((onnx_folder / "onnx" / "model.onnx").read_bytes()).hexdigest()
     assert onnx_record["weights_sha256"] == digest != torch_record["weights_sha256"]

@@ -1,4 +1,4 @@
-"""`data_tsn.py`: rows to features, sampling weights, and the collator."""
+"""`features_tsn.py`: rows to features, sampling weights, and the collator."""
 
 import re
 
@@ -11,14 +11,15 @@ from hypothesis import strategies as st
 
 from chunking_tsn import chunk_text
 from configuration_tsn import TSNConfig
-from data_tsn import COLUMNS, TSNCollator, row_weights, rows_to_features, sample_indices
+from data_tsn import COLUMNS
+from features_tsn import TSNCollator, row_weights, rows_to_features, sample_indices
 
 IGNORED = -100
 TOKENIZERS = {"wordpiece": make_tokenizer(512), "bytes": make_byte_tokenizer(512)}
 
 
 def full(row):
-    return {**dict.fromkeys(COLUMNS), "source": "s", "language": "en", **row}
+    return {**dict.fromkeys(COLUMNS), "source": "s", "language": "en", "row": "s.jsonl, row 1", **row}
 
 
 def config_of(chunk_words=50, **kwargs):
@@ -219,6 +220,7 @@ def test_collator_pads_everything_to_the_longest(kind, side):
     features = list(rows_to_features([full(row) for row in example_rows()], tokenizer, config_of()))
     batch = TSNCollator(tokenizer)(features)
     names = {*tokenizer.model_input_names, "topic_labels", "ner_labels", "sentiment_labels"}
+    assert batch.pop("row") == ["s.jsonl, row 1"] * len(features)
     assert set(batch) == names and {tensor.dtype for tensor in batch.values()} == {torch.int64}
     longest = max(feature["length"] for feature in features)
     padding = {"input_ids": tokenizer.pad_token_id, "topic_labels": IGNORED, "ner_labels": IGNORED}

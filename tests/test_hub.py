@@ -15,6 +15,7 @@ from test_pipeline import assert_same
 from transformers import pipeline
 
 from hub_tsn import RUNTIME_FILES, write_hub_folder
+from modeling_tsn import TSNModel
 from pipeline_tsn import TSNPipeline
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -233,6 +234,33 @@ def test_writing_twice_gives_the_same_and_leaves_the_model(hub_folder, tmp_path)
     for path in hub_folder.iterdir():
         assert (tmp_path / "out" / "new" / path.name).read_bytes() == path.read_bytes(), path.name
     assert all(weight.equal(before[name]) for name, weight in model.state_dict().items())
+
+
+def test_an_interrupted_writing_leaves_a_whole_model_or_none(hub_folder, tmp_path, monkeypatch):
+    """Stopped before any of its files is put in its place, over a model that was there."""
+    tokenizer = make_tokenizer()
+    new = make_model("distilbert", len(tokenizer), pooling="cls")
+    files, replace = len([p for p in hub_folder.iterdir() if p.is_file()]), os.replace
+    for stop in range(files):
+        folder, left = tmp_path / str(stop), [stop]
+        shutil.copytree(hub_folder, folder)
+
+        def stopping(source, target, left=left):
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            replace(source, target)
+
+        monkeypatch.setattr("hub_tsn.os.replace", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            write_hub_folder(new, tokenizer, folder)
+        monkeypatch.undo()
+        with pytest.raises((OSError, ValueError)):
+            TSNModel.from_pretrained(folder)
+        (folder / ".writing-left").mkdir()  # what SIGKILL leaves
+        write_hub_folder(new, tokenizer, folder)
+        assert TSNModel.from_pretrained(folder).config.pooling == "cls"
+        assert {p.name for p in folder.iterdir()} == {p.name for p in hub_folder.iterdir()}
 
 
 @pytest.mark.skipif(not (ROOT / "model.safetensors").exists(), reason="no checkpoint at the repository's root")

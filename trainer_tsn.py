@@ -1,0 +1,197 @@
+"""The trainer of a TSN model, and its metrics, chunk by chunk."""
+
+import math
+
+import numpy as np
+import torch
+from transformers import Trainer
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+from configuration_tsn import TASKS, TSNConfig
+from features_tsn import IGNORED
+from metric_tsn import compute_metrics_from_rows
+
+
+class NonFiniteLoss(RuntimeError):
+    """A loss or a gradient that is not a number; the message names the step and the rows."""
+
+
+class _LengthGroupedSampler(LengthGroupedSampler):
+    """transformers' own draws from the state of the moment: a resumed run, and each of several processes, would see
+    another order. The loader calls `set_epoch`."""
+
+    def __init__(self, batch_size, lengths, seed):
+        super().__init__(batch_size, lengths=lengths, generator=torch.Generator())
+        self.seed = seed
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __iter__(self):
+        self.generator.manual_seed(self.seed + self.epoch)
+        return super().__iter__()
+
+
+class TSNTrainer(Trainer):
+    """`Trainer` that weighs each label alike, logs each head's loss, and stops before a step that is not a number.
+
+    The loss of a head is the mean over its labels of the whole step, across processes and accumulated batches: so
+    many processes or accumulation steps end in the same weights as one large batch. The heads have a learning rate
+    of their own, and `row` of the features names the rows that a loss comes from.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.args.max_grad_norm = self.args.max_grad_norm or math.inf  # 0 clips nothing; it is looked at all the same
+        self.model_accepts_loss_kwargs = True  # compute_loss divides by the labels of the step: nothing is left to do
+        self._losses = None  # (2, heads): since the last line of the log, the sums of losses and numbers of labels
+        self._rows = []  # of the step so far
+        clip = self.accelerator.clip_grad_norm_
+
+        def clip_finite(*arguments, **options):
+            norm = clip(*arguments, **options)
+            if norm is not None and self.accelerator.scaler is None:  # fp16's scaler leaves such a step out by itself
+                self._check_finite("norm of the gradient", norm)
+            self._rows = []
+            return norm
+
+        self.accelerator.clip_grad_norm_ = clip_finite
+
+    def create_optimizer(self):
+        if self.optimizer is None:
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            decayed = set(self.get_decay_parameter_names(self.model))
+            groups = {}
+            for name, parameter in self.model.named_parameters():
+                if parameter.requires_grad:
+                    key = (any(part.endswith("_head") for part in name.split(".")), name in decayed)
+                    groups.setdefault(key, []).append(parameter)
+            self.optimizer = optimizer_class(
+                [
+                    {
+                        "params": parameters,
+                        "lr": self.args.head_learning_rate if is_head else self.args.learning_rate,
+                        "weight_decay": self.args.weight_decay if is_decayed else 0.0,
+                    }
+                    for (is_head, is_decayed), parameters in groups.items()
+                ],
+                **options,
+            )
+        return self.optimizer
+
+    def _get_train_sampler(self, train_dataset=None):
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if not self.args.group_by_length:
+            return super()._get_train_sampler(dataset)
+        # By the whole step, so that its parts on all processes are of one length, in the order of one process.
+        step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return _LengthGroupedSampler(step, dataset["length"][:], self.args.seed)
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not batches:
+            return batches, None
+        counts = torch.stack([_label_counts(batch) for batch in batches]).sum(0)  # (heads,)
+        return batches, self.accelerator.reduce(counts.to(device))
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        outputs = model(**{k: v for k, v in inputs.items() if k != "row" and not k.endswith("_labels")})
+        sums = torch.stack(
+            [_summed_cross_entropy(outputs[f"{task}_logits"], inputs[f"{task}_labels"]) for task in TASKS]
+        )  # (heads,)
+        local = counts = _label_counts(inputs).to(sums.device)  # (heads,)
+        if num_items_in_batch is not None:
+            # DDP takes the mean of the processes' gradients where the sum of these shares is wanted.
+            counts = num_items_in_batch.to(sums.device) / self.accelerator.num_processes
+            found = torch.stack([sums.detach(), local])  # (2, heads)
+            self._losses = found if self._losses is None else self._losses + found
+        weights = self.model.config.loss_weights
+        weights = torch.tensor([weights[task] for task in TASKS], device=sums.device)  # (heads,)
+        loss = (weights * sums / counts.clamp(min=1e-9)).sum()
+        return (loss, outputs) if return_outputs else loss
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        self._rows += inputs["row"]
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._check_finite("loss", loss)
+        return loss
+
+    def _check_finite(self, name, value):
+        value = float(value)
+        if not math.isfinite(value):
+            rows = "\n  ".join(dict.fromkeys(self._rows))
+            several = self.args.world_size > 1
+            process = f" on process {self.args.process_index}, or on another one" if several else ""
+            raise NonFiniteLoss(
+                f"Step {self.state.global_step + 1}: the {name} is {value}. The weights were not touched; checkpoints "
+                "of earlier steps are good. Try a lower learning rate, or look at the rows of this step"
+                f"{process}:\n  {rows}"
+            )
+
+    def log(self, logs, start_time=None):
+        if "loss" in logs and self._losses is not None:  # not those of an evaluation, nor the last line
+            sums, counts = self.accelerator.reduce(self._losses).tolist()
+            logs.update({f"{task}_loss": round(total / n, 4) for task, total, n in zip(TASKS, sums, counts) if n})
+            self._losses = None
+        super().log(logs, start_time)
+
+
+def _label_counts(batch):
+    return torch.stack([(batch[f"{task}_labels"] != IGNORED).sum() for task in TASKS])  # (heads,)
+
+
+def _summed_cross_entropy(logits, labels):
+    logits = logits.flatten(0, -2).float()  # (labels, classes); in fp16 a sum over a batch overflows
+    return torch.nn.functional.cross_entropy(logits, labels.flatten(), ignore_index=IGNORED, reduction="sum")  # ()
+
+
+def chunk_metrics(config: TSNConfig):
+    """`compute_metrics` for the trainer: exact spans and sentiment, chunk by chunk.
+
+    `eval.py` measures whole texts through the pipeline; here a span that a chunk's border cuts is not counted.
+    """
+    schemes = {"topics": config.topic_scheme(), "entities": config.entity_scheme()}
+    names = config.sentiment_labels
+
+    def rows(tags, lengths, scheme, known):
+        """The spans of each row, in words; None for a row without labels of this head."""
+        out = [[] if is_known else None for is_known in known]
+        for row, first, end, kind in zip(*scheme.decode(tags)):
+            if known[row] and end <= lengths[row]:
+                span = {"start": int(first), "end": int(end), "word": "", "score": 1.0}
+                out[row].append({**span, "label": scheme.types[kind]})
+        return out
+
+    def compute(prediction):
+        *token_logits, sentiment_logits = prediction.predictions
+        *token_labels, sentiment_labels = prediction.label_ids
+        predicted, gold = {}, {}
+        for (head, scheme), logits, labels in zip(schemes.items(), token_logits, token_labels):
+            labelled = labels != IGNORED  # (rows, tokens)
+            lengths = labelled.sum(1)
+            order = np.argsort(~labelled, axis=1, kind="stable")[
+                :, : max(lengths.max(), 1)
+            ]  # (rows, words), tagged words to the front
+            words = np.take_along_axis(logits, order[:, :, None], 1)  # (rows, words, tags)
+            tags = np.where(np.arange(order.shape[1]) < lengths[:, None], np.take_along_axis(labels, order, 1), 0)
+            predicted[head] = rows(scheme.viterbi(words, lengths), lengths, scheme, lengths > 0)
+            gold[head] = rows(tags, lengths, scheme, lengths > 0)
+        known = [label != IGNORED for label in sentiment_labels]
+        best = sentiment_logits.argmax(-1)
+        predicted["sentiment"] = [names[i] for i in best]
+        gold["sentiment"] = [names[i] if k else None for i, k in zip(sentiment_labels, known)]
+        for head in schemes:  # the metric takes a list where the gold is None
+            predicted[head] = [spans or [] for spans in predicted[head]]
+        to_rows = lambda columns: [dict(zip(columns, values)) for values in zip(*columns.values())]  # noqa: E731
+        metrics = compute_metrics_from_rows(to_rows(predicted), to_rows(gold))
+        metrics = {name: value for name, value in metrics.items() if "@" not in name}  # those need the phrases' text
+        for task, logits, labels in zip(TASKS, prediction.predictions, prediction.label_ids):
+            logits, labels = logits[labels != IGNORED], labels[labels != IGNORED]  # (labels, classes), (labels,)
+            if len(labels):
+                logits = logits - logits.max(-1, keepdims=True)
+                chosen = np.take_along_axis(logits, labels[:, None], 1)[:, 0]  # (labels,)
+                metrics[f"{task}_loss"] = float((np.log(np.exp(logits).sum(-1)) - chosen).mean())
+        return metrics
+
+    return compute
