@@ -109,7 +109,8 @@ def activation_ranges(path, chunks):
         path: The fp32 `.onnx` file.
         chunks: Model inputs of each chunk, dicts of `(tokens,)` lists.
     """
-    dataset = Dataset.from_list(chunks)
+    read = [value.name for value in onnx.load(path).graph.input]  # not what the tokenizer gives, which may be less
+    dataset = Dataset.from_list([{name: chunk[name] for name in read} for chunk in chunks])
     with _quiet(), TemporaryDirectory() as folder:
         return ORTQuantizer(Path(path), PretrainedConfig()).fit(
             dataset,

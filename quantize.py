@@ -65,9 +65,7 @@ def sample_chunks(texts, tokenizer, config, count):
     """Model inputs of about `count` chunks spread evenly over the texts, dicts of `(tokens,)` lists."""
     texts = texts[:: max(len(texts) // count, 1)][:count]
     *_, encodings = encode_chunks(texts, tokenizer, config.chunk_words, 0, token_limit(tokenizer, config))
-    names = tokenizer.model_input_names
-    chunks = map(model_inputs, encodings[:count])
-    return [{name: values for name, values in chunk.items() if name in names} for chunk in chunks]
+    return [model_inputs(encoding) for encoding in encodings[:count]]
 
 
 def layer_errors(path, preset, chunks, folder, ranges=None):

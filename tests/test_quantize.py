@@ -1,19 +1,20 @@
 """`quantize.py` and `export_tsn.py`: export, int8, the accuracy gate, mixed precision, and clear errors."""
 
+import contextlib
 import json
 import re
 
 import onnx
 import onnxruntime
 import pytest
-from conftest import TEXTS, example_rows, make_model
+from conftest import TEXTS, example_rows, make_model, make_tokenizer
 from test_pipeline import assert_same
 from transformers import AutoTokenizer, pipeline
 
 import export_tsn
 import quantize
 from export_tsn import PRESETS, auto_preset, export_onnx, processor, quantize_onnx, weight_nodes
-from hub_tsn import RUNTIME_FILES
+from hub_tsn import RUNTIME_FILES, write_hub_folder
 from metric_tsn import MAIN_METRICS
 from modeling_tsn import TSNModel
 from pipeline_tsn import TSNPipeline
@@ -180,6 +181,19 @@ def test_static_quantization_with_a_calibration_file(hub_folder, data_file, tmp_
         TASK, model=str(tmp_path), trust_remote_code=True, model_kwargs={"onnx_file": "model_quantized.onnx"}
     )
     assert len(pipe(TEXTS)) == len(TEXTS)
+
+
+@pytest.mark.parametrize("more", [["--max_drop", "0", "--mixed_precision", "auto"], ["--calibration_file"]])
+def test_encoders_that_read_more_than_their_tokenizer_gives(data_file, tmp_path, more):
+    """multilingual-e5 is a BERT, which knows token types, with XLM-RoBERTa's tokenizer, which has none."""
+    tokenizer = make_tokenizer()
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    write_hub_folder(make_model("bert", len(tokenizer)), tokenizer, tmp_path / "hub")
+    data = ["--eval_file", str(data_file)] if "--max_drop" in more else [str(data_file)]
+    # A drop of 0 has it look at every layer; whether the gate then opens is not the question here.
+    with contextlib.suppress(SystemExit):
+        quantize.main([str(tmp_path / "hub"), "--output_dir", str(tmp_path / "out"), *more, *data])
+        assert (tmp_path / "out" / "onnx" / "model_quantized.onnx").exists()
 
 
 def test_onnx_into_the_checkpoint_itself(hub_folder, tmp_path):
