@@ -28,9 +28,8 @@ DATA ?= ../shared/data
 eval: .venv/installed  ## evaluate the model of this folder on DATA/test.parquet; writes eval_results.json and .md
 	.venv/bin/python eval.py . $(DATA)/test.parquet --plots bench/results
 
-int8: .venv/installed  ## quantize the model of this folder into out/int8, checked on DATA; writes bench/results/int8
-	.venv/bin/python quantize.py . --output_dir out/int8 --eval_file $(DATA)/validation.parquet \
-		--mixed_precision auto --max_drop 0.003
+int8: .venv/installed  ## quantize the model of this folder into out/int8, measured on DATA; writes bench/results/int8
+	.venv/bin/python quantize.py . --output_dir out/int8
 	.venv/bin/python eval.py out/int8 $(DATA)/test.parquet --onnx_file model_quantized.onnx \
 		--output_dir bench/results/int8
 	cp out/int8/onnx/quantization_report.* bench/results/int8/
@@ -56,9 +55,9 @@ TRAIN_FILES = --train_file $(DATA)/train.parquet --validation_file $(DATA)/valid
 train: backbone  ## train the model of this folder again on DATA, into out/v1
 	.venv/bin/python train.py configs/tsn-e5.yaml $(TRAIN_FILES) --output_dir out/v1
 
-bench-training: backbone  ## train.py beside a bare loop; one model beside three, and an 8-bit adapter: an hour
+bench-training: backbone  ## after make train: train.py beside a bare loop; one model beside three and an adapter
 	.venv/bin/python bench/training.py --backbone out/backbone --data $(DATA)
-	.venv/bin/python bench/multitask.py --backbone out/backbone --data $(DATA)
+	.venv/bin/python bench/multitask.py --backbone out/v1/checkpoint-1900 --data $(DATA)
 
 .venv/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'

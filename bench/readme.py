@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the folder of the package
 
-from bench.report import summary
+from bench.report import ratio, summary
 from metric_tsn import MAIN_METRICS
 from table_tsn import markdown_table
 
@@ -24,7 +24,20 @@ def sections():
         "results": (ROOT / "eval_results.md").read_text(encoding="utf-8"),
         "int8": int8_section(fp32, int8, report),
         "bench": summary(bench),
+        "multitask": training_section(),
     }
+
+
+def training_section():
+    """One model beside three and beside an adapter, and how fast `train.py` trains."""
+    runs = json.loads((RESULTS / "multitask.json").read_text(encoding="utf-8"))
+    speed = json.loads((RESULTS / "training.json").read_text(encoding="utf-8"))
+    cpu = runs["machine"]
+    return (
+        f"{(RESULTS / 'multitask.md').read_text(encoding='utf-8')}\n"
+        f"{cpu['cores']} cores of an {cpu['cpu']}; one run each. `train.py` has "
+        f"{ratio(speed['throughput_ratio'])} of the throughput of a bare loop over the same batches.\n"
+    )
 
 
 def int8_section(fp32, int8, report):
@@ -41,10 +54,12 @@ def int8_section(fp32, int8, report):
         lines.append([name, f"{report['files'][file]['bytes'] / 1e6:.1f}", *metrics])
     kept = ", ".join(f"`{layer.strip('/')}`" for layer in trial["fp32_layers"]) or "none"
     machine = report["processor"]
+    files = ", ".join(report["eval_files"])
+    gate = f"--max_drop {report['max_drop']} on {files}" if files else "without a gate"
     return (
         f"{markdown_table(lines)}\n"
-        f"Quantized on {machine['name']} ({', '.join(machine['features'])}) with the preset `{report['preset']}` and "
-        f"--max_drop {report['max_drop']} on {', '.join(report['eval_files'])}. Layers left in fp32: {kept}.\n"
+        f"Quantized on {machine['name']} ({', '.join(machine['features'])}) with the preset `{report['preset']}`, "
+        f"{gate}. Layers left in fp32: {kept}.\n"
     )
 
 

@@ -89,8 +89,10 @@ class OnnxForward:
 
     def prepare(self, texts, way):
         """As `TorchForward.prepare`."""
+        # The graph may read token types that the tokenizer does not give: zeros.
         prepared = [
-            {name: inputs[name].numpy() for name in self.names} for inputs in batches(self.pipe, texts, way.batch_size)
+            {name: inputs.get(name, torch.zeros_like(inputs["input_ids"])).numpy() for name in self.names}
+            for inputs in batches(self.pipe, texts, way.batch_size)
         ]
 
         def run():

@@ -40,7 +40,8 @@ class UsualScript:
             return_tensors="np",
         )
         offsets, word_ids = encoding["offset_mapping"][0].tolist(), encoding.word_ids(0)
-        inputs = {name: encoding[name].astype(np.int64) for name in self.names}
+        zeros = np.zeros_like(encoding["input_ids"])  # for token types, where the tokenizer gives none
+        inputs = {name: encoding.get(name, zeros).astype(np.int64) for name in self.names}
         topic_logits, ner_logits, sentiment_logits = self.session.run(
             ["topic_logits", "ner_logits", "sentiment_logits"], inputs
         )
