@@ -233,6 +233,15 @@ def _mean_cross_entropy(logits, labels):
     """Mean over the labels that are not -100; 0, with a gradient of 0, where there is none. None without labels."""
     if labels is None:
         return None
+    return summed_cross_entropy(logits, labels) / (labels != -100).sum().clamp(min=1)
+
+
+def summed_cross_entropy(logits, labels):
+    """Cross-entropy in nats, summed over the labels that are not -100.
+
+    Args:
+        logits: `(..., classes)`.
+        labels: `(...)` indices of classes.
+    """
     logits = logits.flatten(0, -2).float()  # (labels, classes); in fp16 a sum over a batch overflows
-    total = nn.functional.cross_entropy(logits, labels.flatten(), ignore_index=-100, reduction="sum")  # ()
-    return total / (labels != -100).sum().clamp(min=1)
+    return nn.functional.cross_entropy(logits, labels.flatten(), ignore_index=-100, reduction="sum")  # ()

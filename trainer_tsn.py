@@ -10,6 +10,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from configuration_tsn import TASKS, TSNConfig
 from features_tsn import IGNORED
 from metric_tsn import compute_metrics_from_rows
+from modeling_tsn import summed_cross_entropy
 
 
 class NonFiniteLoss(RuntimeError):
@@ -98,7 +99,7 @@ class TSNTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         outputs = model(**{k: v for k, v in inputs.items() if k != "row" and not k.endswith("_labels")})
         sums = torch.stack(
-            [_summed_cross_entropy(outputs[f"{task}_logits"], inputs[f"{task}_labels"]) for task in TASKS]
+            [summed_cross_entropy(outputs[f"{task}_logits"], inputs[f"{task}_labels"]) for task in TASKS]
         )  # (heads,)
         local = counts = _label_counts(inputs).to(sums.device)  # (heads,)
         if num_items_in_batch is not None:
@@ -139,11 +140,6 @@ class TSNTrainer(Trainer):
 
 def _label_counts(batch):
     return torch.stack([(batch[f"{task}_labels"] != IGNORED).sum() for task in TASKS])  # (heads,)
-
-
-def _summed_cross_entropy(logits, labels):
-    logits = logits.flatten(0, -2).float()  # (labels, classes); in fp16 a sum over a batch overflows
-    return torch.nn.functional.cross_entropy(logits, labels.flatten(), ignore_index=IGNORED, reduction="sum")  # ()
 
 
 def chunk_metrics(config: TSNConfig):
@@ -187,11 +183,10 @@ def chunk_metrics(config: TSNConfig):
         metrics = compute_metrics_from_rows(to_rows(predicted), to_rows(gold))
         metrics = {name: value for name, value in metrics.items() if "@" not in name}  # those need the phrases' text
         for task, logits, labels in zip(TASKS, prediction.predictions, prediction.label_ids):
-            logits, labels = logits[labels != IGNORED], labels[labels != IGNORED]  # (labels, classes), (labels,)
-            if len(labels):
-                logits = logits - logits.max(-1, keepdims=True)
-                chosen = np.take_along_axis(logits, labels[:, None], 1)[:, 0]  # (labels,)
-                metrics[f"{task}_loss"] = float((np.log(np.exp(logits).sum(-1)) - chosen).mean())
+            count = (labels != IGNORED).sum()
+            if count:
+                total = summed_cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels))
+                metrics[f"{task}_loss"] = float(total / count)
         return metrics
 
     return compute
