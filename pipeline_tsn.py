@@ -20,7 +20,7 @@ except ImportError:  # run from a folder of plain files: scripts, accelerate, py
 
 LOOK_AHEAD = 16  # batches whose chunks are sorted by length together
 CHUNK_CHARACTERS = 300  # what a full chunk of 50 words has in most languages; bounds what is read ahead
-_PARAMETERS = ("max_words", "overlap_words", "aggregation", "top_k", "threshold")
+_PARAMETERS = ("max_words", "overlap_words", "aggregation", "top_k", "threshold", "return_chunks")
 
 
 class TSNPipeline(ChunkPipeline):
@@ -49,6 +49,7 @@ class TSNPipeline(ChunkPipeline):
         top_k (int): The best distinct topics, best first, with a `count` of their mentions, rather than every
             mention in text order. Phrases are the same if they differ in case and white space alone.
         threshold (float): Leaves out topics with a lower score. Default: 0.
+        return_chunks (bool): Adds `chunks`, each chunk's `start`, `end` and `sentiment`. Default: False.
         batch_size (int): Chunks of one forward pass, of several texts where possible. Default: 1.
         num_workers (int): 1 cuts and tokenizes in a process of its own. Default: 0.
 
@@ -79,7 +80,7 @@ class TSNPipeline(ChunkPipeline):
         if unknown:
             raise ValueError(f"unknown parameter {', '.join(unknown)}; there are {', '.join(_PARAMETERS)}")
         preprocess = {k: parameters[k] for k in ("max_words", "overlap_words") if k in parameters}
-        postprocess = {k: parameters[k] for k in ("aggregation", "top_k", "threshold") if k in parameters}
+        postprocess = {k: parameters[k] for k in _PARAMETERS[2:] if k in parameters}
         sizes = {"max_words": None, "overlap_words": 0, **getattr(self, "_preprocess_params", {}), **preprocess}
         check_chunk_sizes(self._words(sizes["max_words"]), sizes["overlap_words"])
         if postprocess.get("aggregation", "max") not in ("max", "mean", "vote"):
@@ -89,6 +90,8 @@ class TSNPipeline(ChunkPipeline):
             raise ValueError(f"top_k must be a whole number >= 1 or None, not {top_k!r}")
         if not isinstance(threshold, (int, float)) or isinstance(threshold, bool) or not 0 <= threshold <= 1:
             raise ValueError(f"threshold must be a number from 0 to 1, not {threshold!r}")
+        if not isinstance(postprocess.get("return_chunks", False), bool):
+            raise ValueError(f"return_chunks must be True or False, not {postprocess['return_chunks']!r}")
         return preprocess, {}, postprocess
 
     def _words(self, max_words):
@@ -140,9 +143,9 @@ class TSNPipeline(ChunkPipeline):
 
         Returns:
             dict: `texts`; of each chunk, `(chunks,)`, its `owners` (index of its text), `tokens` and `words` (numbers
-            of them); all chunks' model inputs one behind the other, `(all tokens,)` each, in `inputs`; and of each
-            word `positions` (the token of its chunk that carries its tags), `(all words,)`, and `spans` (its start
-            and end in the text), `(all words, 2)`.
+            of them), and its `borders` in the text, `(chunks, 2)`; all chunks' model inputs one behind the other,
+            `(all tokens,)` each, in `inputs`; and of each word `positions` (the token of its chunk that carries its
+            tags), `(all words,)`, and `spans` (its start and end in the text), `(all words, 2)`.
         """
         words, limit = self._words(max_words), self._max_tokens
         owners, chunks, encodings = encode_chunks(inputs, self.tokenizer, words, overlap_words, limit)
@@ -171,6 +174,7 @@ class TSNPipeline(ChunkPipeline):
             if name in self.tokenizer.model_input_names
         }
         counts = {"owners": owners[kept], "tokens": tokens[kept], "words": words[kept]}
+        counts["borders"] = np.stack([starts, ends], axis=1)[kept]  # (chunks, 2)
         return {"texts": inputs, **counts, "inputs": model_inputs, "positions": positions, "spans": spans}
 
     def _batches(self, cut, batch_size, shortest=0.75):
@@ -199,8 +203,9 @@ class TSNPipeline(ChunkPipeline):
         """Runs the model over all chunks and decodes them.
 
         Returns:
-            dict: `topics` and `entities`, for each text a list of `(start, end, type, score)`; and `sentiment`, for
-            each text the probabilities of its chunks in order, `(chunks, classes)`.
+            dict: `topics` and `entities`, for each text a list of `(start, end, type, score)`; and for each text,
+            of its chunks in order, their probabilities in `sentiment`, `(chunks, classes)`, and their `chunks`,
+            `(chunks, 2)`.
         """
         words = cut["words"]  # (chunks,)
         first = np.cumsum(words) - words  # (chunks,)
@@ -236,10 +241,12 @@ class TSNPipeline(ChunkPipeline):
                 found[head][owner].append((a, b, scheme.types[k], value))
         shares = np.exp(logits["sentiment_logits"] - logits["sentiment_logits"].max(-1, keepdims=True))
         shares /= shares.sum(-1, keepdims=True)  # (chunks, classes)
-        borders = np.searchsorted(cut["owners"], np.arange(1, len(cut["texts"])))
-        return {**found, "sentiment": np.split(shares, borders)}
+        of_text = np.searchsorted(cut["owners"], np.arange(1, len(cut["texts"])))
+        return {**found, "sentiment": np.split(shares, of_text), "chunks": np.split(cut["borders"], of_text)}
 
-    def postprocess(self, model_outputs, text, index=0, aggregation="max", top_k=None, threshold=0.0):
+    def postprocess(
+        self, model_outputs, text, index=0, aggregation="max", top_k=None, threshold=0.0, return_chunks=False
+    ):
         """What `_analyse` found in the text at `index`, as the caller's dict."""
         topics = [
             {"word": text[start:end], "score": score, "start": start, "end": end}
@@ -250,9 +257,19 @@ class TSNPipeline(ChunkPipeline):
             {"entity_group": kind, "word": text[start:end], "score": score, "start": start, "end": end}
             for start, end, kind, score in _merge(model_outputs["entities"][index])
         ]
-        labels = self.model.config.sentiment_labels
-        sentiment = _aggregate(model_outputs["sentiment"][index], labels, aggregation)
-        return {"topics": _distinct(topics, top_k) if top_k else topics, "sentiment": sentiment, "entities": entities}
+        labels, probabilities = self.model.config.sentiment_labels, model_outputs["sentiment"][index]
+        sentiment = _aggregate(probabilities, labels, aggregation)
+        result = {
+            "topics": _distinct(topics, top_k) if top_k else topics,
+            "sentiment": sentiment,
+            "entities": entities,
+        }
+        if return_chunks:
+            result["chunks"] = [
+                {"start": start, "end": end, "sentiment": _aggregate(own[None], labels, aggregation)}
+                for (start, end), own in zip(model_outputs["chunks"][index].tolist(), probabilities)
+            ]
+        return result
 
 
 def _check_batching(batch_size=None, num_workers=None):

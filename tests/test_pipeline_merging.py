@@ -128,6 +128,23 @@ def test_aggregation_of_the_chunks_own_results(pipe, batch_size, sentences):
     assert_same(pipe(text, max_words=13)["sentiment"], pipe(text, max_words=13, aggregation="max")["sentiment"])
 
 
+@given(st.lists(st.sampled_from([*TEXTS, "", "\u200b", "  \n"]), min_size=1, max_size=4), st.integers(4, 20))
+def test_chunks_are_texts_with_a_sentiment_of_their_own(pipe, texts, size):
+    """Against the pipeline on each chunk's text alone; together they hold every word, in order."""
+    whole = "\n".join(texts)
+    for text, result in zip([whole, *texts], pipe([whole, *texts], max_words=size, batch_size=3, return_chunks=True)):
+        chunks = result.pop("chunks")
+        assert_same(result, pipe(text, max_words=size))
+        pieces = [text[chunk["start"] : chunk["end"]] for chunk in chunks]
+        for chunk, alone in zip(chunks, pipe(pieces, max_words=size, return_chunks=True)):
+            assert_same(chunk["sentiment"], alone["sentiment"])
+            assert len(alone["chunks"]) == 1
+        assert "".join(re.findall(r"\w", "".join(pieces))) == "".join(re.findall(r"\w", text))
+        assert all(a["end"] <= b["start"] for a, b in zip(chunks, chunks[1:]))
+        best = {name: max((c["sentiment"]["scores"][name] for c in chunks), default=0.0) for name in SENTIMENTS}
+        assert_same(best, result["sentiment"]["scores"])
+
+
 def test_the_mean_decides_a_tied_vote(table):
     for text, winner in (("bad the. good the.", "negative"), ("so the. good the.", "positive")):
         result = table(text, max_words=2, aggregation="vote")["sentiment"]
@@ -242,6 +259,7 @@ def test_threshold_leaves_out_topics_alone(pipe, threshold):
 # Where parameters come from
 
 PARAMETERS = {"max_words": 7, "overlap_words": 3, "aggregation": "vote", "top_k": 2, "threshold": 0.2}
+PARAMETERS["return_chunks"] = True
 
 
 @pytest.mark.parametrize("names", [[name] for name in PARAMETERS if name != "overlap_words"] + [list(PARAMETERS)])
@@ -251,10 +269,11 @@ def test_constructor_and_call_take_the_same_parameters(pipe, names):
     made = TSNPipeline(pipe.model, pipe.tokenizer, batch_size=4, num_workers=0, **chosen)
     expected = pipe(text, **chosen)
     assert_same(made(text), expected)
-    assert_same(made([text, "", text]), [expected, pipe(""), expected])
+    assert_same(made([text, "", text]), [expected, pipe("", **chosen), expected])
     assert expected != pipe(text)
     # a call overrides for itself alone
     default = {"max_words": None, "overlap_words": 0, "aggregation": "max", "top_k": None, "threshold": 0.0}
+    default["return_chunks"] = False
     assert_same(made(text, **default), pipe(text))
     assert_same(made(text), expected)
 
@@ -288,7 +307,7 @@ WRONG = [
     ("top_k", 0), ("top_k", -1), ("top_k", 2.0), ("top_k", "3"), ("top_k", True),
     ("threshold", -0.1), ("threshold", 1.5), ("threshold", "0.5"), ("threshold", math.nan), ("threshold", None),
     ("batch_size", 0), ("batch_size", -1), ("batch_size", 2.0), ("num_workers", -1), ("num_workers", "1"),
-    ("truncation", True), ("topk", 3),
+    ("return_chunks", 1), ("return_chunks", None), ("truncation", True), ("topk", 3),
 ]  # fmt: skip
 
 
