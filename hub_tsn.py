@@ -9,12 +9,8 @@ from pathlib import Path
 import torch
 
 from chunking_tsn import token_limit
+from hub_files_tsn import RUNTIME_FILES, TASK
 
-TASK = "topic-sentiment-ner"
-RUNTIME_FILES = (
-    *("configuration_tsn.py", "modeling_tsn.py", "onnx_tsn.py"),
-    *("tagging_tsn.py", "chunking_tsn.py", "pipeline_tsn.py"),
-)
 _AUTO_MAP = {"AutoConfig": "configuration_tsn.TSNConfig", "AutoModel": "modeling_tsn.TSNModel"}
 _CUSTOM_PIPELINES = {TASK: {"impl": "pipeline_tsn.TSNPipeline", "pt": ["AutoModel"], "type": "text"}}
 _WEIGHTS, _UNFINISHED = "model.safetensors", ".writing-"

@@ -182,3 +182,35 @@ def plot_length(record, path):
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     figure.savefig(path, dpi=150)
+
+
+def plot_quality(record, fp32, int8, path):
+    """Each head's main metric against words a second, in fp32 and in int8.
+
+    Args:
+        record: Of a run, as `bench.json` holds it.
+        fp32, int8: What `eval.py` recorded of each.
+        path: Of the PNG.
+    """
+    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    axes = figure.subplots()
+    rows = {
+        row["engine"]: row["per_second"]["words"]
+        for row in record["throughput"]
+        if row["system"] == "TSN" and row["mode"] == "batches" and row["kind"] == "sentences"
+    }
+    speeds = [rows["torch"], rows["int8"]]
+    medians = [speed["median"] for speed in speeds]
+    spread = [[m - s["min"] for m, s in zip(medians, speeds)], [s["max"] - m for m, s in zip(medians, speeds)]]
+    heads = {"ner_f1": ("NER F1", "#1a73e8"), "sentiment_macro_f1": ("sentiment macro F1", "#e8710a")}
+    for metric, (name, colour) in {**heads, "topic_f1": ("topic F1", "#b80672")}.items():
+        values = [results["results"]["all"][metric] for results in (fp32, int8)]
+        axes.errorbar(medians, values, xerr=spread, fmt="o-", color=colour, capsize=2, label=name)
+        for x, y in zip(medians, values):
+            axes.annotate(f"{y:.3f}", (x, y), (0, 6), textcoords="offset points", ha="center", fontsize=8)
+    for x, name in zip(medians, ("fp32 torch", "int8 ONNX")):
+        axes.annotate(name, (x, 0.02), ha="center", color="#3c4043")
+    axes.set(xlim=(0, 1.2 * max(medians)), ylim=(0, 1), xlabel="words a second, sentences", ylabel="test split, all")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc=(0.36, 0.2))
+    figure.savefig(path, dpi=150)

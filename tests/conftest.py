@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: threads only get in each other's way
@@ -19,9 +20,13 @@ from hub_tsn import write_hub_folder
 from modeling_tsn import TSNModel
 from pipeline_tsn import TSNPipeline
 
+pytest_plugins = ["record_tests"]
 settings.register_profile("tsn", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("tsn")
 torch.set_num_threads(1)
+
+ROOT = Path(__file__).resolve().parent.parent
+
 
 TEXTS = [
     "Apple Pay arrived in Colombia on Tuesday. Customers love the new payment method.",

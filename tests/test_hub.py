@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from test_pipeline import assert_same
 from transformers import pipeline
 
-from hub_tsn import RUNTIME_FILES, write_hub_folder
+from hub_files_tsn import RUNTIME_FILES
+from hub_tsn import write_hub_folder
 from modeling_tsn import TSNModel
 from pipeline_tsn import TSNPipeline
 

@@ -14,7 +14,8 @@ from transformers import AutoTokenizer, pipeline
 import export_tsn
 import quantize
 from export_tsn import PRESETS, auto_preset, export_onnx, processor, quantize_onnx, weight_nodes
-from hub_tsn import RUNTIME_FILES, write_hub_folder
+from hub_files_tsn import RUNTIME_FILES
+from hub_tsn import write_hub_folder
 from metric_tsn import MAIN_METRICS
 from modeling_tsn import TSNModel
 from pipeline_tsn import TSNPipeline

@@ -1,0 +1,244 @@
+"""The model card: fills README.md's front matter and tables from recorded results, so that no figure is typed by hand.
+
+    python card_tsn.py            # this folder's
+    python card_tsn.py out/new    # of a checkpoint with its eval_results.json; the card is begun if it is not there
+
+A table stands between `<!-- name -->` and `<!-- /name -->`; in the front matter, `model-index` and `metrics` are made
+here. Everything else is left as its author wrote it.
+"""
+
+import argparse
+import json
+import struct
+import sys
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCard
+
+from bench.report import plot_quality, ratio, summary
+from hub_files_tsn import EVAL_RESULTS, TASK
+from table_tsn import markdown_table
+
+HERE = Path(__file__).resolve().parent
+RESULTS = Path("bench", "results")
+PUBLISHED = Path("bench", "published.json")
+MAIN_METRICS = ("topic_f1", "ner_f1", "sentiment_macro_f1")
+HEADS = {
+    "topic": ("Topics", "token-classification"),
+    "ner": ("NER", "token-classification"),
+    "sentiment": ("Sentiment", "text-classification"),
+}
+DATASETS = {  # source: (id on the Hub, name)
+    "all": ("tsn-test", "all test rows"),
+    "conll2003": ("eriktks/conll2003", "CoNLL-2003"),
+    "inspec": ("midas/inspec", "Inspec"),
+    "laptop14": ("semeval-2014-task-4-laptops", "SemEval-2014 task 4, laptops"),
+    "restaurant14": ("semeval-2014-task-4-restaurants", "SemEval-2014 task 4, restaurants"),
+    "semeval2017": ("midas/semeval2017", "SemEval-2017 task 10"),
+    "tweeteval": ("cardiffnlp/tweet_eval", "TweetEval sentiment"),
+    "umsab": ("cardiffnlp/tweet_sentiment_multilingual", "UMSAB"),
+    "wikineural": ("Babelscape/wikineural", "WikiNEuRal"),
+}
+NEW_CARD = """---
+library_name: transformers
+pipeline_tag: token-classification
+---
+
+# {name}
+
+Topics (key phrases), sentiment and named entities of a text in one read.
+
+```python
+from transformers import pipeline
+
+tsn = pipeline("{task}", model="ORG/{name}", trust_remote_code=True)
+```
+
+## Results
+
+<!-- results -->
+<!-- /results -->
+"""
+
+
+def read(folder, path):
+    """A recorded result of a checkpoint's folder."""
+    return json.loads((folder / path).read_text(encoding="utf-8"))
+
+
+def results_section(folder):
+    """The table that `eval.py` wrote."""
+    return (folder / "eval_results.md").read_text(encoding="utf-8")
+
+
+def model_section(folder):
+    """What the files themselves say: parameters, bytes, layers, vocabulary."""
+    weights, config = folder / "model.safetensors", read(folder, "config.json")["backbone_config"]
+    with weights.open("rb") as file:
+        header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+    shapes = [tensor["shape"] for name, tensor in header.items() if name != "__metadata__"]
+    parameters = sum(_product(shape) for shape in shapes)
+    return (
+        f"{parameters / 1e6:.1f} million parameters, {weights.stat().st_size / 1e6:.0f} MB in fp16; "
+        f"{config['num_hidden_layers']} layers of width {config['hidden_size']}, {config['vocab_size']:,} vocabulary "
+        "pieces.\n"
+    )
+
+
+def _product(numbers):
+    product = 1
+    for number in numbers:
+        product *= number
+    return product
+
+
+def published_section(folder):
+    """The results beside those that others have published on the same test sets."""
+    results = read(folder, EVAL_RESULTS)["results"]
+    lines = [["Test set", "Metric", "Published by", "published", "TSN"]]
+    for entry in read(folder, PUBLISHED):
+        found = results[entry["source"]][entry["metric"]]
+        by = f"[{entry['system']}]({entry['url']}), {entry['citation']}"
+        lines.append([entry["source"], entry["metric"], by, f"{entry['value']:.3f}", f"{found:.3f}"])
+    return markdown_table(lines, left=3)
+
+
+def multitask_section(folder):
+    """One model beside three and beside an adapter, and how fast `train.py` trains."""
+    runs, speed = read(folder, RESULTS / "multitask.json"), read(folder, RESULTS / "training.json")
+    return (
+        f"{(folder / RESULTS / 'multitask.md').read_text(encoding='utf-8')}\n"
+        f"{runs['machine']['cores']} cores of an {runs['machine']['cpu']}; one run each. `train.py` has "
+        f"{ratio(speed['throughput_ratio'])} of the throughput of a bare loop over the same batches.\n"
+    )
+
+
+def int8_section(folder):
+    """Accuracy on the test split and bytes, fp32 beside int8."""
+    fp32, int8 = read(folder, EVAL_RESULTS), read(folder, RESULTS / "int8" / EVAL_RESULTS)
+    report = read(folder, RESULTS / "int8" / "quantization_report.json")
+    if int8["weights_sha256"] != report["files"]["model_quantized.onnx"]["sha256"]:
+        raise ValueError("bench/results/int8: eval_results.json was measured on another file than the report's")
+    if fp32["weights_sha256"] != report["weights_sha256"]:
+        raise ValueError("eval_results.json was measured on other weights than bench/results/int8's")
+    rows = [("fp32", "model.onnx", fp32), ("int8", "model_quantized.onnx", int8)]
+    if (folder / RESULTS / "int8-avx2").exists():
+        avx2 = read(folder, RESULTS / "int8-avx2" / EVAL_RESULTS)
+        if avx2["weights_sha256"] != int8["weights_sha256"]:
+            raise ValueError("bench/results/int8-avx2 was measured on another file than bench/results/int8")
+        rows.append(("int8, AVX2 alone", "model_quantized.onnx", avx2))
+    lines = [["Test split", "ONNX MB", *MAIN_METRICS]]
+    for name, file, results in rows:
+        metrics = [f"{results['results']['all'][metric]:.4f}" for metric in MAIN_METRICS]
+        lines.append([name, f"{report['files'][file]['bytes'] / 1e6:.1f}", *metrics])
+    kept = ", ".join(f"`{layer.strip('/')}`" for layer in report["trials"][-1]["fp32_layers"]) or "none"
+    machine = report["processor"]
+    files = ", ".join(report["eval_files"])
+    gate = f"--max_drop {report['max_drop']} on {files}" if files else "without a gate"
+    return (
+        f"{markdown_table(lines)}\n"
+        f"Quantized on {machine['name']} ({', '.join(machine['features'])}) with the preset `{report['preset']}`, "
+        f"{gate}. Layers left in fp32: {kept}.\n"
+    )
+
+
+SECTIONS = {
+    "model": model_section,
+    "results": results_section,
+    "published": published_section,
+    "int8": int8_section,
+    "bench": lambda folder: summary(read(folder, RESULTS / "bench.json")),
+    "multitask": multitask_section,
+}
+
+
+def evaluation_results(results):
+    """The `EvalResult`s of what `eval.py` measured: every metric of every source and language, to four decimals.
+
+    Left out are counts (`rows`, `support`) and `score`, a mean that chooses between checkpoints.
+    """
+    found = []
+    for group, metrics in results.items():
+        source, _, language = group.partition("/")
+        dataset_type, dataset_name = DATASETS.get(source, (source, source))
+        for name, value in metrics.items():
+            head, _, rest = name.partition("_")
+            if head not in HEADS or rest == "rows" or rest.endswith("support"):
+                continue
+            title, task = HEADS[head]
+            found.append(
+                EvalResult(
+                    task_type=task,
+                    dataset_type=dataset_type,
+                    dataset_name=f"{dataset_name} ({language})" if language else dataset_name,
+                    dataset_config=language or None,
+                    dataset_split="test",
+                    metric_type=rest.partition("@")[0].rpartition("_")[2],
+                    metric_name=f"{title} {rest.replace('_', ' ')}",
+                    metric_value=round(value, 4),
+                )
+            )
+    order = list(dict.fromkeys(result.unique_identifier for result in found))  # as model-index groups them
+    return sorted(found, key=lambda result: order.index(result.unique_identifier))
+
+
+def fill(text, contents):
+    """The text with each section's content between its markers.
+
+    Raises:
+        ValueError: a marker is missing.
+    """
+    for name, content in contents.items():
+        head, found, rest = text.partition(f"<!-- {name} -->\n")
+        _, closed, tail = rest.partition(f"<!-- /{name} -->")
+        if not found or not closed:
+            raise ValueError(f"README.md has no <!-- {name} --> ... <!-- /{name} -->")
+        text = f"{head}{found}{content}{closed}{tail}"
+    return text
+
+
+def card_text(folder):
+    """The card of a checkpoint's folder, with front matter and tables as the recorded results say.
+
+    Raises:
+        OSError: README.md or a recorded result is not there.
+        ValueError: results do not belong together, or the metadata are not valid.
+    """
+    path = folder / "README.md"
+    if not path.exists():
+        raise OSError(f"{folder} has no README.md: python card_tsn.py {folder} begins one")
+    text = path.read_text(encoding="utf-8")
+    names = ["results", *(name for name in SECTIONS if f"<!-- {name} -->" in text and name != "results")]
+    try:
+        contents = {name: SECTIONS[name](folder) for name in names}
+        expected = evaluation_results(read(folder, EVAL_RESULTS)["results"])
+    except FileNotFoundError as error:
+        raise OSError(f"README.md needs {error.filename}, which make eval, int8 or bench writes") from error
+    card = ModelCard(fill(text, contents))
+    card.data.model_name = card.data.model_name or folder.name
+    card.data.eval_results = expected
+    card.data.metrics = sorted({result.metric_type for result in expected} & {"f1", "precision", "recall", "accuracy"})
+    content = str(card)
+    again = ModelCard(content)
+    if again.data.eval_results != expected or again.text != card.text or str(again) != content:
+        raise ValueError("README.md's metadata do not come back as they were written")
+    return content
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", nargs="?", default=HERE, help="folder of the model (default: this one)")
+    folder = Path(parser.parse_args(argv).checkpoint).resolve()
+    try:
+        if not (folder / "README.md").exists() and (folder / "config.json").exists():
+            (folder / "README.md").write_text(NEW_CARD.format(name=folder.name, task=TASK), encoding="utf-8")
+        (folder / "README.md").write_text(card_text(folder), encoding="utf-8")
+        if (folder / RESULTS / "bench.json").exists():
+            records = (read(folder, RESULTS / "bench.json"), read(folder, EVAL_RESULTS))
+            plot_quality(*records, read(folder, RESULTS / "int8" / EVAL_RESULTS), folder / RESULTS / "quality.png")
+    except (OSError, ValueError) as error:
+        sys.exit(f"card_tsn.py: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""The Hub's side of a release: everything in one commit, and a tag for it that is never moved."""
+
+import hashlib
+import sys
+
+import requests
+import semver
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, configure_http_backend
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.hf_api import RepoFile
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
+
+CONNECT_TIMEOUT, READ_TIMEOUT = 30, 60  # seconds without a byte; huggingface_hub itself waits for ever
+RETRIES, LONGEST_WAIT = 5, 120  # seconds, whatever Retry-After says
+_KEPT = {".gitattributes"}  # the Hub's own file: says which files are stored as LFS objects
+
+
+class HubError(Exception):
+    """The Hub did not do what a release needs; the message says what to do."""
+
+
+class _Retry(Retry):
+    def increment(self, method=None, url=None, response=None, error=None, *args, **kwargs):
+        left = super().increment(method, url, response, error, *args, **kwargs)  # raises after the last try
+        reason = f"answered {response.status}" if response is not None else f"failed ({type(error).__name__})"
+        wait = (response is not None and self.get_retry_after(response)) or left.get_backoff_time()
+        print(f"{method} {url.partition('?')[0]} {reason}; again in {wait:.0f} s", file=sys.stderr)
+        return left
+
+
+class _PatientAdapter(HTTPAdapter):
+    def send(self, request, stream=False, timeout=None, **kwargs):
+        return super().send(request, stream=stream, timeout=timeout or (CONNECT_TIMEOUT, READ_TIMEOUT), **kwargs)
+
+
+def _patient_session():
+    # PUT, which uploads a file's bytes, is left out: huggingface_hub retries it and winds the file back.
+    retry = _Retry(
+        total=RETRIES,
+        backoff_factor=0.5,
+        status_forcelist=(429, 500, 502, 503, 504),
+        allowed_methods={"GET", "HEAD", "POST"},
+        raise_on_status=False,
+        retry_after_max=LONGEST_WAIT,
+    )
+    session = requests.Session()
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, _PatientAdapter(max_retries=retry))
+    return session
+
+
+class Repository:
+    """A model repository on the Hub, as a release sees it.
+
+    Every method raises [`HubError`] where the Hub refuses or cannot be reached, after retrying what can be retried.
+
+    Args:
+        repo_id: `"ORG/NAME"`.
+        branch: That releases are committed to.
+        token: A user access token, or None for the one of `HF_TOKEN` or `hf auth login`.
+    """
+
+    def __init__(self, repo_id, branch="main", token=None):
+        configure_http_backend(_patient_session)
+        self.repo_id, self.branch, self._api = repo_id, branch, HfApi(token=token)
+
+    def _ask(self, method, **arguments):
+        try:
+            return getattr(self._api, method)(repo_id=self.repo_id, **arguments)
+        # RuntimeError is how huggingface_hub wraps a failed upload, ValueError a card that the Hub refuses.
+        except (HfHubHTTPError, requests.RequestException, RuntimeError, ValueError) as error:
+            raise HubError(self._explain(error)) from error
+
+    def _explain(self, error):
+        cause = error
+        while not isinstance(cause, (HfHubHTTPError, requests.RequestException)) and cause.__cause__ is not None:
+            cause = cause.__cause__
+        status = getattr(getattr(cause, "response", None), "status_code", None)
+        said = getattr(cause, "server_message", None) or str(error).strip().partition("\n")[0]
+        advice = {
+            404: f"{self.repo_id} or this revision of it is not there, or the token may not see it",
+            401: "the token is not known to the Hub: log in with `hf auth login`, set HF_TOKEN or pass --token",
+            403: f"the token may not write to {self.repo_id}: use one with write access",
+            409: "the repository was changed by someone else in the meantime: run the release again",
+            412: "the repository was changed by someone else in the meantime: run the release again",
+        }.get(status)
+        if advice:
+            return f"{advice} (the Hub answered {status}: {said})"
+        if status is None and isinstance(cause, requests.RequestException):
+            return (
+                f"the Hub at {self._api.endpoint} cannot be reached or does not answer: run the release again ({said})"
+            )
+        if status is not None and status >= 429:
+            return f"the Hub answered {status} again and again: run the release again later ({said})"
+        return f"the Hub refused: {error}"
+
+    def references(self):
+        """`(branches, tags)`, each a dict of names to commits; empty if there is no such repository."""
+        try:
+            refs = self._ask("list_repo_refs")
+        except HubError as error:
+            if isinstance(error.__cause__, RepositoryNotFoundError):
+                return {}, {}
+            raise
+        return tuple({ref.name: ref.target_commit for ref in found} for found in (refs.branches, refs.tags))
+
+    def check_version(self, version, tags):
+        """The commit that the version's tag names, or None if the version is greater than every released one.
+
+        Raises:
+            ValueError: it is neither.
+        """
+        if f"v{version}" in tags:
+            return tags[f"v{version}"]
+        released = [name[1:] for name in tags if name[:1] == "v" and semver.Version.is_valid(name[1:])]
+        last = max(released, key=semver.Version.parse, default=None)
+        if last is not None and semver.Version.parse(version) <= semver.Version.parse(last):
+            raise ValueError(f"{self.repo_id} has v{last} already: --version must be greater, {version} is not")
+        return None
+
+    def create(self, private):
+        """Makes the repository and the branch where they are not there.
+
+        Raises:
+            HubError: it is to be private and is public.
+        """
+        self._ask("create_repo", private=private or None, exist_ok=True)
+        if private and not self._ask("model_info").private:
+            raise HubError(f"{self.repo_id} is public, and --private was asked for: make it private first")
+        if self.branch != "main" and self.branch not in self.references()[0]:
+            self._ask("create_branch", branch=self.branch, exist_ok=True)
+
+    def _tree(self, commit):
+        """The commit's files, names to hashes: git's, or the SHA-256 of an LFS object."""
+        try:
+            entries = list(self._api.list_repo_tree(self.repo_id, revision=commit, recursive=True))
+        except (HfHubHTTPError, requests.RequestException) as error:
+            raise HubError(self._explain(error)) from error
+        files = [entry for entry in entries if isinstance(entry, RepoFile)]
+        return {file.path: file.lfs.sha256 if file.lfs else file.blob_id for file in files}
+
+    def holds(self, files, commit):
+        """Whether a commit holds exactly these files, byte by byte."""
+        remote = self._tree(commit)
+        if remote.keys() - _KEPT != files.keys():
+            return False
+        return all(remote[name] in _hashes(path) for name, path in files.items())
+
+    def commit(self, files, message):
+        """Makes one commit after which the branch holds these files and no others, unless it does already.
+
+        Args:
+            files: Names on the Hub to paths.
+
+        Returns:
+            str: the commit's hash.
+        """
+        branches, _ = self.references()
+        head = branches.get(self.branch)
+        if head is not None and self.holds(files, head):
+            return head
+        operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in files.items()]
+        if head is not None:
+            gone = sorted(self._tree(head).keys() - _KEPT - files.keys())
+            operations += [CommitOperationDelete(path_in_repo=name) for name in gone]
+        try:
+            made = self._ask(
+                "create_commit",
+                operations=operations,
+                commit_message=message,
+                revision=self.branch,
+                parent_commit=head,  # the Hub refuses if someone else commits in between
+            )
+            commit = made.oid
+        except HubError:
+            # The commit may have been made and its answer lost.
+            commit = self.references()[0].get(self.branch)
+            if commit in (None, head) or not self.holds(files, commit):
+                raise
+        if not self.holds(files, commit):
+            raise HubError(f"commit {commit} does not hold what was sent; it is not tagged: run the release again")
+        return commit
+
+    def tag(self, version, commit):
+        """Tags the commit, and asks the Hub which commit the tag names.
+
+        Raises:
+            HubError: the tag names another one.
+        """
+        name = f"v{version}"
+        if name not in self.references()[1]:
+            try:
+                self._ask("create_tag", tag=name, revision=commit)
+            except HubError:
+                if name not in self.references()[1]:  # made by the try whose answer was lost
+                    raise
+        named = self._ask("model_info", revision=name).sha
+        if named != commit:
+            raise HubError(f"{name} names {named}, not {commit}, and a tag is never moved: choose a greater --version")
+
+
+def _hashes(path):
+    """What the Hub may call a file: its git hash, or the SHA-256 of an LFS object."""
+    content = path.read_bytes()
+    git = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    return git, hashlib.sha256(content).hexdigest()

@@ -1,0 +1,108 @@
+"""What a model answers in a process that knows nothing of this repository.
+
+`ask` starts `python -P verify_tsn.py`, in an empty folder and with an empty cache, so that only what is in the model's
+folder, or on the Hub, can be loaded.
+"""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+TASK = "topic-sentiment-ner"  # not imported: in the fresh process there is nothing beside this file
+TIME_LIMIT = 1800  # seconds
+TOLERANCE = 1e-5  # of scores
+TEXTS = [
+    "Apple Pay arrived in Colombia on Tuesday. Customers love the new payment method.",
+    "The soup was cold, but Maria at Chez Louis was lovely 🙂",
+    "Die Batterie ist nach zwei Jahren leer, und der Kundendienst in München antwortet nicht.",
+    "",
+    " ".join(["The screen of this laptop is great, says Ana Torres of Banco Azul; its keyboard is awful."] * 9),
+]
+
+
+def ask(model, onnx_files, cache, revision=None, token=None):
+    """The pipeline's answers for `TEXTS`, from torch and from each ONNX file.
+
+    Args:
+        model: Folder, or Hub id, which is then downloaded whole.
+        onnx_files: Names of files of its `onnx` folder.
+        cache: An empty folder.
+        revision: Commit on the Hub.
+
+    Returns:
+        dict: `answers`, a dict of `"torch"` and ONNX files to results; and `folder`, where the model's files are.
+
+    Raises:
+        RuntimeError: it does not load or answer; the message ends as the process did.
+    """
+    plan = {"model": str(model), "revision": revision, "onnx_files": onnx_files, "texts": TEXTS}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "HF_HUB_OFFLINE", "TRANSFORMERS_"))}
+    environment = kept | {
+        "HF_HOME": str(cache),
+        "HF_HUB_CACHE": f"{cache}/hub",
+        "HF_MODULES_CACHE": f"{cache}/modules",
+    }
+    environment |= {"HF_TOKEN": token} if token else {}
+    environment |= {"HF_HUB_OFFLINE": "1"} if Path(model).is_dir() else {}
+    with tempfile.TemporaryDirectory() as empty:
+        try:
+            done = subprocess.run(
+                [sys.executable, "-P", str(Path(__file__).resolve())],
+                input=json.dumps(plan),
+                capture_output=True,
+                encoding="utf-8",
+                cwd=empty,
+                env=environment,
+                timeout=TIME_LIMIT,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise RuntimeError(f"{model} gave no answer within {TIME_LIMIT} s") from error
+    if done.returncode:
+        last = "\n".join(done.stderr.strip().splitlines()[-3:])
+        raise RuntimeError(f"{model} does not load or answer in a fresh process: {last}")
+    return json.loads(done.stdout.rpartition("\n")[2])
+
+
+def same(found, expected):
+    """Whether two answers are the same, scores within `TOLERANCE`."""
+    if isinstance(expected, float) and isinstance(found, (int, float)):
+        return math.isclose(found, expected, rel_tol=0, abs_tol=TOLERANCE)
+    if isinstance(expected, dict) and isinstance(found, dict):
+        return found.keys() == expected.keys() and all(same(found[key], expected[key]) for key in expected)
+    if isinstance(expected, list) and isinstance(found, list):
+        return len(found) == len(expected) and all(map(same, found, expected))
+    return found == expected
+
+
+def _answer(plan):
+    from transformers import pipeline
+
+    folder = _download(plan["model"], plan["revision"]) if plan["revision"] else plan["model"]
+    answers = {}
+    for name in (None, *plan["onnx_files"]):
+        options = {"model_kwargs": {"onnx_file": name}} if name else {}
+        tsn = pipeline(TASK, model=plan["model"], revision=plan["revision"], trust_remote_code=True, **options)
+        answers[name or "torch"] = tsn(plan["texts"])
+    return {"answers": answers, "folder": folder}
+
+
+def _download(repo_id, revision, tries=3):
+    """The folder of a revision. A download that breaks off goes on: huggingface_hub sees to some causes alone."""
+    from huggingface_hub import snapshot_download
+
+    for left in reversed(range(tries)):
+        try:
+            return snapshot_download(repo_id, revision=revision)
+        except OSError:
+            if not left:
+                raise
+            time.sleep(2)
+
+
+if __name__ == "__main__":
+    print(json.dumps(_answer(json.load(sys.stdin))), end="")
