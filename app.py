@@ -4,18 +4,22 @@ The model is that of the folder of this file, or the Hub repository of TSN_MODEL
 """
 
 import csv
+import importlib.util
+import io
 import os
-import tempfile
+import re
 from pathlib import Path
 
 import gradio as gr
 from transformers import pipeline
+from transformers.utils import cached_file
 
 from highlight_tsn import STYLE, chunk_sentiments, highlighted
 
 HERE = Path(__file__).resolve().parent
 MODEL = os.environ.get("TSN_MODEL") or str(HERE)
 REVISION = os.environ.get("TSN_REVISION") or None
+INT8 = "model_quantized.onnx"
 MAX_CHARACTERS = 200_000  # of the text box
 MAX_BYTES = 20_000_000  # of a file
 SHOWN_ROWS = 200  # of a file's table; the download has all
@@ -36,11 +40,14 @@ EXAMPLES = [
 
 def load():
     """The pipeline: int8 on ONNX Runtime where the model has it, else torch."""
-    task, options = "topic-sentiment-ner", {"model": MODEL, "revision": REVISION, "trust_remote_code": True}
+    options = {"model": MODEL, "revision": REVISION, "trust_remote_code": True}
     try:
-        return pipeline(task, **options, model_kwargs={"onnx_file": "model_quantized.onnx"})
-    except (ImportError, OSError):
-        return pipeline(task, **options)
+        if importlib.util.find_spec("onnxruntime"):
+            cached_file(MODEL, INT8, subfolder="onnx", revision=REVISION)
+            options["model_kwargs"] = {"onnx_file": INT8}
+    except OSError:  # the model has none
+        pass
+    return pipeline("topic-sentiment-ner", **options)
 
 
 tsn = load()
@@ -79,18 +86,27 @@ def read_table(path):
     except UnicodeDecodeError as error:
         raise gr.Error(f"{name} is not UTF-8 text (byte {error.start}): save it as UTF-8.") from error
     if not name.lower().endswith(".csv"):
-        return ["text"], [[line] for line in content.splitlines()]
+        lines = re.split(r"\r\n|\n|\r", content)  # and nothing else: str.splitlines would cut at U+2028, too
+        return ["text"], [[line] for line in (lines[:-1] if not lines[-1] else lines)]
     csv.field_size_limit(MAX_BYTES)
+    first = content.partition("\n")[0]
+    delimiter = max(",;\t", key=first.count)
+    reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
+    rows = []
     try:
-        rows = [row for row in csv.reader(content.splitlines(keepends=True), strict=True) if row]
+        header = next(reader, [])
+        for row in reader:
+            # A blank line is a row with an empty text if there is but one column, and nothing otherwise.
+            if row or len(header) == 1:
+                rows.append(row or [""])
+                if len(rows[-1]) != len(header):
+                    raise csv.Error(f"{len(row)} cells under a header of {len(header)}")
     except csv.Error as error:
-        raise gr.Error(f"{name} is not a CSV file: {error}.") from error
-    if not rows:
-        raise gr.Error(f"{name} is empty.")
-    header, rows = rows[0], rows[1:]
-    for i, row in enumerate(rows, 1):
-        if len(row) != len(header):
-            raise gr.Error(f"{name}, row {i}: {len(row)} cells under a header of {len(header)}.")
+        raise gr.Error(f"{name}, line {reader.line_num}: not a row of this CSV file ({error}).") from error
+    if not header:
+        raise gr.Error(f"{name} is empty, or its first line is: it has to name the columns.")
+    if len(set(header)) < len(header) or set(header) & set(NEW_COLUMNS):
+        raise gr.Error(f"{name}: two columns, or one of its and one of {', '.join(NEW_COLUMNS)}, have the same name.")
     return header, rows
 
 
@@ -120,7 +136,7 @@ def analyse_file(path, column, progress=gr.Progress()):  # noqa: B008 (it is how
         shares = [round(sentiment["scores"][name], 3) for name in SCORES]
         scored.append([*row, sentiment["label"] or "", *shares, topics, entities])
     header = [*header, *NEW_COLUMNS]
-    target = Path(tempfile.mkdtemp(), f"{Path(path).stem}.tsn.csv")
+    target = Path(path).with_suffix(".tsn.csv")  # beside the upload, where Gradio deletes both in time
     with target.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([header, *scored])
     note = f"{len(scored):,} rows." + (f" The first {SHOWN_ROWS} are shown." if len(scored) > SHOWN_ROWS else "")
@@ -132,7 +148,7 @@ def build():
     on_hub = not Path(MODEL).exists()
     card = MODEL if on_hub else str(HERE / "README.md")
     link = f"[Model card]({'https://huggingface.co/' if on_hub else '/gradio_api/file='}{card})"
-    with gr.Blocks(title="TSN: topics, sentiment, entities") as page:
+    with gr.Blocks(title="TSN: topics, sentiment, entities", delete_cache=(3600, 3600)) as page:
         gr.Markdown(
             "# TSN: topics, sentiment and named entities in one read\n"
             "Topics are underlined, entities marked with their type. English, German, Spanish, French, Italian, "

@@ -9,20 +9,21 @@ here. Everything else is left as its author wrote it.
 
 import argparse
 import json
+import math
+import re
 import struct
 import sys
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard
 
-from bench.report import plot_quality, ratio, summary
-from hub_files_tsn import EVAL_RESULTS, TASK
-from table_tsn import markdown_table
+from bench.report import multitask_table, plot_quality, ratio, summary
+from hub_files_tsn import EVAL_RESULTS, HERE, INT8_RESULTS, TASK, read_record
+from table_tsn import MAIN_METRICS, markdown_table, results_table
 
-HERE = Path(__file__).resolve().parent
+INT8_MARKER = "<!-- int8 -->"
 RESULTS = Path("bench", "results")
 PUBLISHED = Path("bench", "published.json")
-MAIN_METRICS = ("topic_f1", "ner_f1", "sentiment_macro_f1")
 HEADS = {
     "topic": ("Topics", "token-classification"),
     "ner": ("NER", "token-classification"),
@@ -63,12 +64,12 @@ tsn = pipeline("{task}", model="ORG/{name}", trust_remote_code=True)
 
 def read(folder, path):
     """A recorded result of a checkpoint's folder."""
-    return json.loads((folder / path).read_text(encoding="utf-8"))
+    return read_record(folder / path)
 
 
 def results_section(folder):
-    """The table that `eval.py` wrote."""
-    return (folder / "eval_results.md").read_text(encoding="utf-8")
+    """What `eval.py` measured."""
+    return results_table(read(folder, EVAL_RESULTS)["results"])
 
 
 def model_section(folder):
@@ -76,20 +77,14 @@ def model_section(folder):
     weights, config = folder / "model.safetensors", read(folder, "config.json")["backbone_config"]
     with weights.open("rb") as file:
         header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
-    shapes = [tensor["shape"] for name, tensor in header.items() if name != "__metadata__"]
-    parameters = sum(_product(shape) for shape in shapes)
+    tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
+    parameters = sum(math.prod(tensor["shape"]) for tensor in tensors)
+    types = " and ".join(sorted({tensor["dtype"] for tensor in tensors}))
     return (
-        f"{parameters / 1e6:.1f} million parameters, {weights.stat().st_size / 1e6:.0f} MB in fp16; "
+        f"{parameters / 1e6:.1f} million parameters, {weights.stat().st_size / 1e6:.0f} MB in {types}; "
         f"{config['num_hidden_layers']} layers of width {config['hidden_size']}, {config['vocab_size']:,} vocabulary "
         "pieces.\n"
     )
-
-
-def _product(numbers):
-    product = 1
-    for number in numbers:
-        product *= number
-    return product
 
 
 def published_section(folder):
@@ -97,6 +92,8 @@ def published_section(folder):
     results = read(folder, EVAL_RESULTS)["results"]
     lines = [["Test set", "Metric", "Published by", "published", "TSN"]]
     for entry in read(folder, PUBLISHED):
+        if entry["metric"] not in results.get(entry["source"], {}):
+            continue
         found = results[entry["source"]][entry["metric"]]
         by = f"[{entry['system']}]({entry['url']}), {entry['citation']}"
         lines.append([entry["source"], entry["metric"], by, f"{entry['value']:.3f}", f"{found:.3f}"])
@@ -107,7 +104,7 @@ def multitask_section(folder):
     """One model beside three and beside an adapter, and how fast `train.py` trains."""
     runs, speed = read(folder, RESULTS / "multitask.json"), read(folder, RESULTS / "training.json")
     return (
-        f"{(folder / RESULTS / 'multitask.md').read_text(encoding='utf-8')}\n"
+        f"{multitask_table(runs)}\n"
         f"{runs['machine']['cores']} cores of an {runs['machine']['cpu']}; one run each. `train.py` has "
         f"{ratio(speed['throughput_ratio'])} of the throughput of a bare loop over the same batches.\n"
     )
@@ -115,7 +112,7 @@ def multitask_section(folder):
 
 def int8_section(folder):
     """Accuracy on the test split and bytes, fp32 beside int8."""
-    fp32, int8 = read(folder, EVAL_RESULTS), read(folder, RESULTS / "int8" / EVAL_RESULTS)
+    fp32, int8 = read(folder, EVAL_RESULTS), read(folder, INT8_RESULTS)
     report = read(folder, RESULTS / "int8" / "quantization_report.json")
     if int8["weights_sha256"] != report["files"]["model_quantized.onnx"]["sha256"]:
         raise ValueError("bench/results/int8: eval_results.json was measured on another file than the report's")
@@ -127,9 +124,9 @@ def int8_section(folder):
         if avx2["weights_sha256"] != int8["weights_sha256"]:
             raise ValueError("bench/results/int8-avx2 was measured on another file than bench/results/int8")
         rows.append(("int8, AVX2 alone", "model_quantized.onnx", avx2))
-    lines = [["Test split", "ONNX MB", *MAIN_METRICS]]
+    lines = [["Test split", "ONNX MB", *MAIN_METRICS.values()]]
     for name, file, results in rows:
-        metrics = [f"{results['results']['all'][metric]:.4f}" for metric in MAIN_METRICS]
+        metrics = [f"{results['results']['all'][metric]:.4f}" for metric in MAIN_METRICS.values()]
         lines.append([name, f"{report['files'][file]['bytes'] / 1e6:.1f}", *metrics])
     kept = ", ".join(f"`{layer.strip('/')}`" for layer in report["trials"][-1]["fp32_layers"]) or "none"
     machine = report["processor"]
@@ -152,15 +149,21 @@ SECTIONS = {
 }
 
 
-def evaluation_results(results):
-    """The `EvalResult`s of what `eval.py` measured: every metric of every source and language, to four decimals.
+def evaluation_results(record):
+    """The `EvalResult`s of what `eval.py` recorded: every metric of every source and language, to four decimals.
 
     Left out are counts (`rows`, `support`) and `score`, a mean that chooses between checkpoints.
+
+    Raises:
+        ValueError: it was measured on training or validation data.
     """
-    found = []
+    for name in record["data"]:
+        if re.search("train|valid", name, re.IGNORECASE):
+            raise ValueError(f"{EVAL_RESULTS} was measured on {name}; a card holds results of test data")
+    found, results = [], record["results"]
     for group, metrics in results.items():
         source, _, language = group.partition("/")
-        dataset_type, dataset_name = DATASETS.get(source, (source, source))
+        dataset_type, dataset_name = DATASETS.get(source, (re.sub(r"[^\w./-]+", "-", source), source))
         for name, value in metrics.items():
             head, _, rest = name.partition("_")
             if head not in HEADS or rest == "rows" or rest.endswith("support"):
@@ -211,7 +214,7 @@ def card_text(folder):
     names = ["results", *(name for name in SECTIONS if f"<!-- {name} -->" in text and name != "results")]
     try:
         contents = {name: SECTIONS[name](folder) for name in names}
-        expected = evaluation_results(read(folder, EVAL_RESULTS)["results"])
+        expected = evaluation_results(read(folder, EVAL_RESULTS))
     except FileNotFoundError as error:
         raise OSError(f"README.md needs {error.filename}, which make eval, int8 or bench writes") from error
     card = ModelCard(fill(text, contents))
@@ -231,11 +234,11 @@ def main(argv=None):
     folder = Path(parser.parse_args(argv).checkpoint).resolve()
     try:
         if not (folder / "README.md").exists() and (folder / "config.json").exists():
-            (folder / "README.md").write_text(NEW_CARD.format(name=folder.name, task=TASK), encoding="utf-8")
-        (folder / "README.md").write_text(card_text(folder), encoding="utf-8")
+            (folder / "README.md").write_bytes(NEW_CARD.format(name=folder.name, task=TASK).encode())
+        (folder / "README.md").write_bytes(card_text(folder).encode())
         if (folder / RESULTS / "bench.json").exists():
             records = (read(folder, RESULTS / "bench.json"), read(folder, EVAL_RESULTS))
-            plot_quality(*records, read(folder, RESULTS / "int8" / EVAL_RESULTS), folder / RESULTS / "quality.png")
+            plot_quality(*records, read(folder, INT8_RESULTS), folder / RESULTS / "quality.png")
     except (OSError, ValueError) as error:
         sys.exit(f"card_tsn.py: {error}")
 

@@ -28,21 +28,8 @@ from metric_tsn import compute_metrics_from_rows
 from modeling_tsn import TSNModel
 from pipeline_tsn import TSNPipeline
 from plots_tsn import plot_confusion, plot_reliability
-from table_tsn import markdown_table as aligned
+from table_tsn import results_table
 
-COLUMNS = {
-    "topic_f1": "Topic F1",
-    "topic_f1@5": "F1@5",
-    "topic_f1@10": "F1@10",
-    "topic_f1@M": "F1@M",
-    "ner_f1": "NER F1",
-    "sentiment_accuracy": "Sent. acc.",
-    "sentiment_macro_f1": "Sent. macro F1",
-    "sentiment_macro_recall": "Sent. macro R",
-    "topic_ece": "Topic ECE",
-    "ner_ece": "NER ECE",
-    "sentiment_ece": "Sent. ECE",
-}
 NO_ENTITY = "none"
 
 
@@ -166,15 +153,6 @@ def as_reference(row):
     return {"topics": topics, "entities": row["entities"], "sentiment": row["sentiment"]}
 
 
-def markdown_table(results):
-    """The main figures of `evaluate_rows`, a row a group, aligned for reading as plain text."""
-    shown = {key: title for key, title in COLUMNS.items() if any(key in group for group in results.values())}
-    lines = [["", "Texts", *shown.values()]]
-    for name, group in results.items():
-        lines.append([name, str(group["rows"]), *(f"{group[k]:.3f}" if k in group else "" for k in shown)])
-    return aligned(lines)
-
-
 def draw(record, folder):
     """The pictures of an evaluation's record."""
     titles = {"sentiment": "Sentiment", "entities": "Entities, by exact borders"}
@@ -241,7 +219,7 @@ def main(argv=None):
     folder = Path(arguments.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "eval_results.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    table = markdown_table(results)
+    table = results_table(results)
     (folder / "eval_results.md").write_text(table, encoding="utf-8")
     print(table, end="")
     if arguments.plots is not None:

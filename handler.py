@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from transformers import pipeline
 
-BATCH_SIZE = 32  # chunks
+BATCH_SIZE, MAX_BATCH_SIZE = 32, 256  # chunks; more could take all memory of a machine that serves others
 PARAMETERS = {"max_words", "overlap_words", "aggregation", "top_k", "threshold", "return_chunks", "batch_size"}
 
 
@@ -44,7 +44,8 @@ class EndpointHandler:
         """
         if not isinstance(data, dict) or "inputs" not in data:
             raise ValueError('a request is {"inputs": "a text" or ["a text", ...], "parameters": {...}}')
-        inputs, parameters = data["inputs"], data.get("parameters") or {}
+        inputs, parameters = data["inputs"], data.get("parameters")
+        parameters = {} if parameters is None else parameters
         if not isinstance(parameters, dict):
             raise ValueError(f"parameters must be an object, not {type(parameters).__name__}")
         unknown = sorted(set(parameters) - PARAMETERS)
@@ -55,7 +56,10 @@ class EndpointHandler:
         for i, text in enumerate(inputs if isinstance(inputs, list) else []):
             if not isinstance(text, str):
                 raise ValueError(f"inputs[{i}] must be a string, not {type(text).__name__}")
-        return self.pipeline(inputs, **{"batch_size": BATCH_SIZE, **parameters})
+        parameters = {"batch_size": BATCH_SIZE, **parameters}
+        if isinstance(parameters["batch_size"], int) and parameters["batch_size"] > MAX_BATCH_SIZE:
+            raise ValueError(f"batch_size must be {MAX_BATCH_SIZE} at most, not {parameters['batch_size']}")
+        return self.pipeline(inputs, **parameters)
 
 
 def _has_gpu():

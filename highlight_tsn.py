@@ -31,12 +31,10 @@ def highlighted(text, result):
         text: As it was given to the pipeline.
         result: The pipeline's dict for it.
     """
-    topics, entities = result["topics"], result["entities"]
-    cuts = {0, len(text)} | {span[side] for span in (*topics, *entities) for side in ("start", "end")}
-    cuts = sorted(cuts)
+    topics, entities = result["topics"], result["entities"]  # each in text order, without overlaps
+    cuts = sorted({0, len(text)} | {span[side] for span in (*topics, *entities) for side in ("start", "end")})
     parts, open_entity = [], None
-    for start, end in zip(cuts, cuts[1:]):
-        entity = next((e for e in entities if e["start"] <= start < e["end"]), None)
+    for start, end, topic, entity in zip(cuts, cuts[1:], _covering(topics, cuts), _covering(entities, cuts)):
         if entity is not open_entity:
             if open_entity is not None:
                 parts.append("</mark>")
@@ -45,11 +43,20 @@ def highlighted(text, result):
                 parts.append(f'<mark data-type="{kind}" title="{kind}, score {score:.2f}">')
             open_entity = entity
         piece = escape(text[start:end])
-        topic = next((t for t in topics if t["start"] <= start < t["end"]), None)
         parts.append(f'<u title="topic, score {topic["score"]:.2f}">{piece}</u>' if topic else piece)
     if open_entity is not None:
         parts.append("</mark>")
     return f'<div class="tsn">{"".join(parts)}</div>'
+
+
+def _covering(spans, cuts):
+    """For each cut the span that it lies in, or None."""
+    waiting = iter(spans)
+    span = next(waiting, None)
+    for cut in cuts:
+        while span is not None and span["end"] <= cut:
+            span = next(waiting, None)
+        yield span if span is not None and span["start"] <= cut else None
 
 
 def chunk_sentiments(text, chunks):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -17,21 +18,43 @@ SERVING_FILES = {  # name on the Hub: name here
     "highlight_tsn.py": "highlight_tsn.py",
     "requirements-space.txt": "requirements-space.txt",
 }
-_NEEDED = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+EVAL_RESULTS, QUANTIZATION_REPORT = "eval_results.json", "onnx/quantization_report.json"
+INT8_FILE, INT8_RESULTS = "onnx/model_quantized.onnx", "bench/results/int8/eval_results.json"
+_NEEDED = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", EVAL_RESULTS)
 _OPTIONAL = ("special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt")
 _ONNX = re.compile(r"(model|model_quantized)\.onnx|ort_config\.json|quantization_report\.(json|md|png)")
-_ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
-_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "config.json")  # as lora_tsn.py reads them
+_CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
+_LINK = re.compile(r"""\]\(\s*<?([^)>\s]+)>?(?:\s+["'(][^)]*)?\)|\bsrc\s*=\s*["']([^"']+)["']""")
 _LINKED_TYPES = {".png", ".json", ".md"}
-EVAL_RESULTS, QUANTIZATION_REPORT = "eval_results.json", "onnx/quantization_report.json"
 _SECRETS = {
-    "an access token": re.compile(rb"\bhf_[A-Za-z0-9]{20,}"),
-    "a private key": re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
-    "a path of a machine": re.compile(
-        rb"(?<![\w.:/~-])/(?:home|root|Users|tmp|var|mnt|opt|srv|private|workspace|work|content|kaggle)/[\w.-]+"
-        rb"|\b[A-Za-z]:\\{1,2}(?:Users|Documents|Windows|Temp)\b"
+    "an access token": re.compile(
+        rb"\b(?:hf_|api_org_)[A-Za-z0-9]{20,}|\bgh[pousr]_[A-Za-z0-9]{30,}|\bgithub_pat_\w{30,}|\bAKIA[0-9A-Z]{16}\b"
+        rb"|\bsk-[A-Za-z0-9_-]{30,}"
     ),
+    "a private key": re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
 }
+_PATH = re.compile(
+    rb"(?:file://|(?<![\w./~-]))/(?:home|Users)/[\w.-]+|\b[A-Za-z]:[\\/]+(?:Users|Documents and Settings)\b|file:///\w"
+)
+
+
+def read_record(path):
+    """A file of recorded results.
+
+    Raises:
+        OSError: it is not there.
+        ValueError: it is not JSON; or later, of any dict in it, when a key is asked for that it lacks.
+    """
+
+    class Record(dict):
+        def __missing__(self, key):
+            raise ValueError(f"{path} has no {key!r}: write it again")
+
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"), object_hook=Record)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged ({error}): write it again") from error
 
 
 def release_files(folder, card):
@@ -45,26 +68,23 @@ def release_files(folder, card):
         dict: names on the Hub, in order, to paths here. The card is not among them.
 
     Raises:
-        ValueError: a file is missing, or not a file of the folder, or its content is what must not be published.
+        ValueError: a file is missing, or is a link out of its folder.
     """
     folder = Path(folder).resolve()
-    files = {name: HERE / name for name in RUNTIME_FILES}
-    files |= {name: HERE / source for name, source in SERVING_FILES.items()}
-    files |= {name: folder / name for name in _NEEDED}
-    found = [name for name in _OPTIONAL if (folder / name).exists()]
+    ours = {**{name: name for name in RUNTIME_FILES}, **SERVING_FILES}
+    found = [*_NEEDED, *(name for name in _OPTIONAL if (folder / name).exists())]
     found += [f"onnx/{path.name}" for path in folder.glob("onnx/*") if _ONNX.fullmatch(path.name)]
     for config in folder.glob("*/adapter_config.json"):
-        found += [f"{config.parent.name}/{name}" for name in _ADAPTER]
-    found += [EVAL_RESULTS, *linked_files(card)]
-    files |= {name: folder / name for name in found}
-    for name, path in files.items():
-        base = HERE if path.is_relative_to(HERE) and not path.is_relative_to(folder) else folder
-        if not path.is_file():
+        if not config.parent.name.startswith("checkpoint-"):  # the trainer's own
+            found += [f"{config.parent.name}/{name}" for name in _ADAPTER]
+    found += linked_files(card)
+    places = {name: (HERE, source) for name, source in ours.items()} | {name: (folder, name) for name in found}
+    for name, (base, source) in places.items():
+        if not (base / source).is_file():
             raise ValueError(f"{name} belongs to a release and is not in {base}")
-        if not path.resolve().is_relative_to(base):
+        if not (base / source).resolve().is_relative_to(base):
             raise ValueError(f"{name} is a link that leaves {base}")
-        check_content(name, path.read_bytes())
-    return dict(sorted(files.items()))
+    return {name: base / source for name, (base, source) in sorted(places.items())}
 
 
 def linked_files(card):
@@ -74,8 +94,9 @@ def linked_files(card):
         ValueError: such a path leaves the folder, or is of a type that no card needs.
     """
     names = []
-    for target in _LINK.findall(card):
-        if re.match(r"[a-z]+:|#", target):
+    for link in _LINK.finditer(_CODE.sub("", card)):
+        target = link[1] or link[2]
+        if re.match(r"[a-z][a-z+.-]*:|#|//", target, re.IGNORECASE):
             continue
         path = Path(target.partition("#")[0])
         if path.is_absolute() or ".." in path.parts or path.suffix not in _LINKED_TYPES:
@@ -85,16 +106,14 @@ def linked_files(card):
 
 
 def check_content(name, content):
-    """Raises `ValueError` if the bytes hold what must not be published: tokens, keys, paths of this machine."""
+    """Raises `ValueError` if the bytes hold what must not be published: tokens, keys, paths of a machine."""
     for what, pattern in _SECRETS.items():
-        match = pattern.search(content)
-        if match:
-            shown = match[0][:12].decode("ascii", "replace") + "..." if "path" not in what else match[0].decode()
-            raise ValueError(f"{name} holds {what} ({shown}): it would be published")
-    if name == "config.json":
-        _check_configuration(json.loads(content))
-
-
-def _check_configuration(config):
-    if config.get("custom_pipelines", {}).get(TASK, {}).get("impl") != "pipeline_tsn.TSNPipeline":
-        raise ValueError(f"config.json does not name {TASK}'s pipeline: write the folder with train.py")
+        if match := pattern.search(content):
+            shown = match[0][:8].decode("ascii", "replace")
+            raise ValueError(f"{name} holds {what} ({shown}...): it would be published")
+    here = {str(place) for place in (Path.home(), Path.cwd(), HERE, tempfile.gettempdir())} - {"/"}
+    found = [place for place in here if f"{place}/".encode() in content]
+    if match := _PATH.search(content):
+        found.append(match[0].decode("ascii", "replace"))
+    if found:
+        raise ValueError(f"{name} holds a path of a machine ({found[0]}): it would be published")

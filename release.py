@@ -12,8 +12,7 @@ that was interrupted is run again. `pipeline(..., revision="v1.2.0")` loads it.
 
 import argparse
 import hashlib
-import json
-import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,12 +22,21 @@ from pathlib import Path
 import semver
 from huggingface_hub import constants, get_token
 
-from card_tsn import card_text
-from hub_files_tsn import EVAL_RESULTS, HERE, QUANTIZATION_REPORT, check_content, release_files
+from card_tsn import INT8_MARKER, card_text
+from hub_files_tsn import (
+    EVAL_RESULTS,
+    HERE,
+    INT8_FILE,
+    INT8_RESULTS,
+    QUANTIZATION_REPORT,
+    check_content,
+    read_record,
+    release_files,
+)
 from upload_tsn import HubError, Repository
-from verify_tsn import ask, same
+from verify_tsn import ask, download, same
 
-TEST_RESULTS = Path("out", "test_results.json")  # written by `make test`, see tests/conftest.py
+TEST_RESULTS = HERE / "out" / "test_results.json"  # written by `make test`, see tests/record_tests.py
 
 
 def git(*arguments):
@@ -47,27 +55,48 @@ def sha256(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def find_problems(files):
+def check_names(arguments):
+    """Raises `ValueError` if the repository, the version or the branch is not named as it must be."""
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", arguments.repo_id):
+        raise ValueError(f"--repo_id must be ORG/NAME, not {arguments.repo_id!r}")
+    if not semver.Version.is_valid(arguments.version) or semver.Version.parse(arguments.version).build:
+        raise ValueError(
+            f"--version must be a semantic version such as 1.2.0 or 2.0.0-rc.1, not {arguments.version!r}"
+        )
+    if semver.Version.is_valid(arguments.revision.removeprefix("v")):
+        raise ValueError(f"--revision is a branch, such as main; {arguments.revision} would be taken for a tag")
+
+
+def find_problems(files, card):
     """Why this must not be released, a list of messages: the work tree, the tests, the recorded results."""
-    problems = []
+    return [*_unclean(), *_untested(), *_unmeasured(files, card)]
+
+
+def _unclean():
     changed = git("status", "--porcelain")
-    if changed:
-        problems.append(f"the work tree is not clean, commit first:\n{changed}")
-    head, record = git("rev-parse", "HEAD"), HERE / TEST_RESULTS
-    tests = json.loads(record.read_text(encoding="utf-8")) if record.exists() else None
-    if tests is None:
-        problems.append("the tests were not run here: make test")
-    elif tests["commit"] != head or not tests["clean"]:
-        problems.append(f"the tests were last run at another state than commit {head[:10]}: make test")
-    elif tests["exit_status"] != 0 or not tests["passed"]:
-        problems.append(f"the tests did not pass: {tests['failed']} failed of {tests['failed'] + tests['passed']}")
-    weights = sha256(files["model.safetensors"])
-    results = json.loads(files[EVAL_RESULTS].read_text(encoding="utf-8"))
-    if results["weights_sha256"] != weights:
+    return [f"the work tree is not clean, commit first:\n{changed}"] if changed else []
+
+
+def _untested():
+    if not TEST_RESULTS.exists():
+        return ["the tests were not run here: make test"]
+    tests, head = read_record(TEST_RESULTS), git("rev-parse", "HEAD")
+    if tests["commit"] != head or not tests["clean"]:
+        return [f"the tests were last run at another state than commit {head[:10]}: make test"]
+    if tests["exit_status"] != 0 or not tests["passed"]:
+        return [f"the tests did not pass: {tests['failed']} failed of {tests['failed'] + tests['passed']}"]
+    return []
+
+
+def _unmeasured(files, card):
+    weights, problems = sha256(files["model.safetensors"]), []
+    if read_record(files[EVAL_RESULTS])["weights_sha256"] != weights:
         problems.append(f"{EVAL_RESULTS} was measured on other weights than model.safetensors: make eval")
     onnx = [name for name in files if name.endswith(".onnx")]
+    if onnx and QUANTIZATION_REPORT not in files:
+        return [*problems, f"onnx/ is there without {QUANTIZATION_REPORT}: make int8"]
     if onnx:
-        report = json.loads(files[QUANTIZATION_REPORT].read_text(encoding="utf-8"))
+        report = read_record(files[QUANTIZATION_REPORT])
         if report["weights_sha256"] != weights:
             problems.append("the ONNX files were made of other weights than model.safetensors: make int8")
         problems += [
@@ -75,27 +104,37 @@ def find_problems(files):
             for name in onnx
             if report["files"].get(Path(name).name, {}).get("sha256") != sha256(files[name])
         ]
+    if INT8_MARKER in card:
+        if INT8_FILE not in files:
+            problems.append(f"README.md tells of int8 and there is no {INT8_FILE}: make int8")
+        elif read_record(files[INT8_RESULTS])["weights_sha256"] != sha256(files[INT8_FILE]):
+            problems.append(f"{INT8_RESULTS} was measured on another file than {INT8_FILE}: make int8")
     return problems
 
 
 def stage(files, card, folder):
-    """Copies the files to a folder as they will stand on the Hub, so that what is checked is what is sent."""
+    """Copies the files to a folder as they will stand on the Hub: what is checked is what is sent.
+
+    Raises:
+        ValueError: a file holds what must not be published.
+    """
     staged = {}
     for name, path in {**files, "README.md": None}.items():
         staged[name] = folder / name
         staged[name].parent.mkdir(parents=True, exist_ok=True)
         if path is None:
-            staged[name].write_text(card, encoding="utf-8")
+            staged[name].write_bytes(card.encode())
         else:
             shutil.copyfile(path, staged[name])
+        check_content(name, staged[name].read_bytes())
     return dict(sorted(staged.items()))
 
 
-def describe(files, card):
+def describe(staged):
     """The file list with sizes, and the card."""
-    sizes = {name: path.stat().st_size for name, path in files.items()}
-    sizes = dict(sorted({**sizes, "README.md": len(card.encode())}.items()))
+    sizes = {name: path.stat().st_size for name, path in staged.items()}
     lines = [f"{size:>13,}  {name}" for name, size in sizes.items()]
+    card = staged["README.md"].read_text(encoding="utf-8")
     return "\n".join([*lines, f"{sum(sizes.values()):>13,}  bytes in {len(sizes)} files", "", card])
 
 
@@ -103,24 +142,23 @@ def say(message):
     print(message, file=sys.stderr, flush=True)
 
 
-def verify(repository, commit, staged, expected, token):
+def verify(repo_id, commit, staged, expected, token):
     """Downloads the commit into an empty cache and compares files and answers with those here.
 
     Raises:
         HubError: something differs, or it cannot be had.
     """
-    onnx = [name for name in expected["answers"] if name != "torch"]
     with tempfile.TemporaryDirectory() as cache:
         try:
-            found = ask(repository.repo_id, onnx, cache, commit, token)
+            folder = download(repo_id, commit, cache, token)
+            for name, path in staged.items():  # before anything of it is run
+                if not (folder / name).is_file() or (folder / name).read_bytes() != path.read_bytes():
+                    raise HubError(f"{name} of commit {commit} is not the file that was sent; it is not tagged")
+            found = ask(repo_id, [name for name in expected if name != "torch"], cache, commit)
         except RuntimeError as error:
             raise HubError(f"commit {commit} could not be verified and is not tagged: {error}") from error
-        for name, path in staged.items():
-            there = Path(found["folder"], name)
-            if not there.is_file() or there.read_bytes() != path.read_bytes():
-                raise HubError(f"{name} of commit {commit} is not the file that was sent; it is not tagged")
-    for engine, answers in expected["answers"].items():
-        if not same(found["answers"][engine], answers):
+    for engine, answers in expected.items():
+        if not same(found[engine], answers):
             raise HubError(f"commit {commit} answers otherwise than the files here ({engine}); it is not tagged")
 
 
@@ -131,51 +169,54 @@ def release(arguments):
         ValueError: something here is not fit for a release.
         HubError: the Hub did not do its part; nothing was tagged that was not verified.
     """
-    folder, version = Path(arguments.checkpoint).resolve(), arguments.version
-    if not semver.Version.is_valid(version) or semver.Version.parse(version).build:
-        raise ValueError(f"--version must be a semantic version such as 1.2.0 or 2.0.0-rc.1, not {version!r}")
+    check_names(arguments)
+    folder = Path(arguments.checkpoint).resolve()
     card = card_text(folder)
-    check_content("README.md", card.encode())
-    files = release_files(folder, card)
-    if arguments.dry_run:
-        print(describe(files, card), end="")
-        problems = find_problems(files)
-    else:
-        if (folder / "README.md").read_text(encoding="utf-8") != card:
-            (folder / "README.md").write_text(card, encoding="utf-8")
-            say("README.md was behind the recorded results and has been written anew.")
-        problems = find_problems(files)
-    if problems:
-        raise ValueError("not fit for a release:\n- " + "\n- ".join(problems))
-    if arguments.dry_run:
-        return
-    token = arguments.token or get_token()
+    if not arguments.dry_run and (folder / "README.md").read_text(encoding="utf-8") != card:
+        (folder / "README.md").write_bytes(card.encode())
+        say("README.md was behind the recorded results and has been written anew.")
+    with tempfile.TemporaryDirectory(prefix="tsn-release-") as temporary:
+        staged = stage(release_files(folder, card), card, Path(temporary, "files"))
+        if arguments.dry_run:
+            print(describe(staged), end="")
+        problems = find_problems(staged, card)
+        if problems:
+            raise ValueError("not fit for a release:\n- " + "\n- ".join(problems))
+        if not arguments.dry_run:
+            publish(staged, arguments, Path(temporary, "cache"))
+            print(f"{constants.ENDPOINT}/{arguments.repo_id}/tree/v{arguments.version}")
+
+
+def publish(staged, arguments, cache):
+    """Uploads, verifies and tags, or finds that it was done.
+
+    Raises:
+        ValueError: the version is taken or too low, or the files do not load in a fresh process.
+        HubError: as `release`.
+    """
+    version, token = arguments.version, arguments.token or get_token()
     if token is None:
         raise HubError("there is no token: log in with `hf auth login`, set HF_TOKEN or pass --token")
     repository = Repository(arguments.repo_id, arguments.revision, token)
-    with tempfile.TemporaryDirectory(prefix="tsn-release-") as temporary:
-        temporary = Path(temporary)
-        staged = stage(files, card, temporary / "files")
-        _, tags = repository.references()
-        tagged = repository.check_version(version, tags)
-        if tagged is not None:
-            if not repository.holds(staged, tagged):
-                raise ValueError(f"v{version} is commit {tagged} and holds other files; choose a greater --version")
-            say(f"v{version} was released already, with these very files.")
-        else:
-            say("Loading the files in a fresh process ...")
-            onnx = [Path(name).name for name in staged if name.endswith(".onnx")]
-            try:
-                expected = ask(temporary / "files", onnx, temporary / "cache")
-            except RuntimeError as error:
-                raise ValueError(str(error)) from error
-            say(f"Uploading {len(staged)} files ...")
-            repository.create(arguments.private)
-            commit = repository.commit(staged, f"TSN v{version} (source {git('rev-parse', '--short=10', 'HEAD')})")
-            say(f"Verifying commit {commit} ...")
-            verify(repository, commit, staged, expected, token)
-            repository.tag(version, commit)
-    print(f"{os.environ.get('HF_ENDPOINT', constants.ENDPOINT)}/{arguments.repo_id}/tree/v{version}")
+    _, tags = repository.references()
+    tagged = repository.check_version(version, tags)
+    if tagged is not None:
+        if not repository.holds(staged, tagged):
+            raise ValueError(f"v{version} is commit {tagged} and holds other files; choose a greater --version")
+        say(f"v{version} was released already, with these very files.")
+        return
+    say("Loading the files in a fresh process ...")
+    onnx = [Path(name).name for name in staged if name.endswith(".onnx")]
+    try:
+        expected = ask(staged["config.json"].parent, onnx, cache)
+    except RuntimeError as error:
+        raise ValueError(f"the files do not load: {error}") from error
+    say(f"Uploading {len(staged)} files ...")
+    repository.create(arguments.private)
+    commit = repository.commit(staged, f"TSN v{version} (source {git('rev-parse', '--short=10', 'HEAD')})")
+    say(f"Verifying commit {commit} ...")
+    verify(arguments.repo_id, commit, staged, expected, token)
+    repository.tag(version, commit)
 
 
 def main(argv=None):
@@ -190,7 +231,7 @@ def main(argv=None):
     arguments = parser.parse_args(argv)
     try:
         release(arguments)
-    except (HubError, OSError, ValueError, KeyError) as error:
+    except (HubError, OSError, ValueError) as error:
         sys.exit(f"release.py: {error}")
 
 

@@ -1,4 +1,20 @@
-"""Tables as Markdown that reads well as plain text, too."""
+"""Tables as Markdown that reads well as plain text, too; and that of an evaluation."""
+
+# Those of `metric_tsn.py`, which takes seconds to import.
+MAIN_METRICS = {"topic": "topic_f1", "ner": "ner_f1", "sentiment": "sentiment_macro_f1"}
+COLUMNS = {
+    "topic_f1": "Topic F1",
+    "topic_f1@5": "F1@5",
+    "topic_f1@10": "F1@10",
+    "topic_f1@M": "F1@M",
+    "ner_f1": "NER F1",
+    "sentiment_accuracy": "Sent. acc.",
+    "sentiment_macro_f1": "Sent. macro F1",
+    "sentiment_macro_recall": "Sent. macro R",
+    "topic_ece": "Topic ECE",
+    "ner_ece": "NER ECE",
+    "sentiment_ece": "Sent. ECE",
+}
 
 
 def markdown_table(lines, left=1):
@@ -15,3 +31,12 @@ def markdown_table(lines, left=1):
         for line in (lines[0], rule, *lines[1:])
     ]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def results_table(results):
+    """The main figures of `eval.evaluate_rows`, a row a group."""
+    shown = {key: title for key, title in COLUMNS.items() if any(key in group for group in results.values())}
+    lines = [["", "Texts", *shown.values()]]
+    for name, group in results.items():
+        lines.append([name, str(group["rows"]), *(f"{group[k]:.3f}" if k in group else "" for k in shown)])
+    return markdown_table(lines)

@@ -5,14 +5,15 @@ import sys
 
 import requests
 import semver
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, configure_http_backend
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, configure_http_backend, constants
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from requests.adapters import HTTPAdapter
+from urllib3.exceptions import MaxRetryError, ResponseError
 from urllib3.util import Retry
 
 CONNECT_TIMEOUT, READ_TIMEOUT = 30, 60  # seconds without a byte; huggingface_hub itself waits for ever
-RETRIES, LONGEST_WAIT = 5, 120  # seconds, whatever Retry-After says
+RETRIES, LONGEST_WAIT = 5, 120  # seconds; a Hub that asks for more, by Retry-After, is not waited for
 _KEPT = {".gitattributes"}  # the Hub's own file: says which files are stored as LFS objects
 
 
@@ -25,6 +26,8 @@ class _Retry(Retry):
         left = super().increment(method, url, response, error, *args, **kwargs)  # raises after the last try
         reason = f"answered {response.status}" if response is not None else f"failed ({type(error).__name__})"
         wait = (response is not None and self.get_retry_after(response)) or left.get_backoff_time()
+        if wait > LONGEST_WAIT:
+            raise MaxRetryError(None, url, ResponseError(f"asks to wait {wait:.0f} s"))
         print(f"{method} {url.partition('?')[0]} {reason}; again in {wait:.0f} s", file=sys.stderr)
         return left
 
@@ -42,7 +45,6 @@ def _patient_session():
         status_forcelist=(429, 500, 502, 503, 504),
         allowed_methods={"GET", "HEAD", "POST"},
         raise_on_status=False,
-        retry_after_max=LONGEST_WAIT,
     )
     session = requests.Session()
     for scheme in ("http://", "https://"):
@@ -63,6 +65,7 @@ class Repository:
 
     def __init__(self, repo_id, branch="main", token=None):
         configure_http_backend(_patient_session)
+        constants.HF_HUB_DISABLE_XET = True  # its uploads go their own way, without these time limits and retries
         self.repo_id, self.branch, self._api = repo_id, branch, HfApi(token=token)
 
     def _ask(self, method, **arguments):
@@ -113,8 +116,7 @@ class Repository:
         """
         if f"v{version}" in tags:
             return tags[f"v{version}"]
-        released = [name[1:] for name in tags if name[:1] == "v" and semver.Version.is_valid(name[1:])]
-        last = max(released, key=semver.Version.parse, default=None)
+        last = last_version(tags)
         if last is not None and semver.Version.parse(version) <= semver.Version.parse(last):
             raise ValueError(f"{self.repo_id} has v{last} already: --version must be greater, {version} is not")
         return None
@@ -150,19 +152,28 @@ class Repository:
     def commit(self, files, message):
         """Makes one commit after which the branch holds these files and no others, unless it does already.
 
+        What the last release had and this one has not is deleted; other files there are an error.
+
         Args:
             files: Names on the Hub to paths.
 
         Returns:
             str: the commit's hash.
         """
-        branches, _ = self.references()
+        branches, tags = self.references()
         head = branches.get(self.branch)
         if head is not None and self.holds(files, head):
             return head
         operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in files.items()]
         if head is not None:
             gone = sorted(self._tree(head).keys() - _KEPT - files.keys())
+            last = last_version(tags)
+            foreign = sorted(set(gone) - self._tree(tags[f"v{last}"]).keys() if last else gone)
+            if foreign:
+                raise HubError(
+                    f"{self.repo_id} holds files that no release put there ({', '.join(foreign[:5])}"
+                    f"{', ...' if len(foreign) > 5 else ''}): delete them there, or is it another repository?"
+                )
             operations += [CommitOperationDelete(path_in_repo=name) for name in gone]
         try:
             made = self._ask(
@@ -195,9 +206,15 @@ class Repository:
             except HubError:
                 if name not in self.references()[1]:  # made by the try whose answer was lost
                     raise
-        named = self._ask("model_info", revision=name).sha
+        named = self.references()[1].get(name)
         if named != commit:
             raise HubError(f"{name} names {named}, not {commit}, and a tag is never moved: choose a greater --version")
+
+
+def last_version(tags):
+    """The greatest semantic version among tags such as `v1.2.0`, without the `v`, or None."""
+    versions = [name[1:] for name in tags if name[:1] == "v" and semver.Version.is_valid(name[1:])]
+    return max(versions, key=semver.Version.parse, default=None)
 
 
 def _hashes(path):

@@ -25,34 +25,46 @@ TEXTS = [
 ]
 
 
-def ask(model, onnx_files, cache, revision=None, token=None):
-    """The pipeline's answers for `TEXTS`, from torch and from each ONNX file.
+def ask(model, onnx_files, cache, revision=None):
+    """The pipeline's answers for `TEXTS`, from torch and from each ONNX file, without a network and without a token.
 
     Args:
-        model: Folder, or Hub id, which is then downloaded whole.
+        model: Folder, or Hub id whose revision is in the cache.
         onnx_files: Names of files of its `onnx` folder.
-        cache: An empty folder.
+        cache: Folder of `download`, or an empty one.
         revision: Commit on the Hub.
 
     Returns:
-        dict: `answers`, a dict of `"torch"` and ONNX files to results; and `folder`, where the model's files are.
+        dict: `"torch"` and ONNX files to results.
 
     Raises:
         RuntimeError: it does not load or answer; the message ends as the process did.
     """
     plan = {"model": str(model), "revision": revision, "onnx_files": onnx_files, "texts": TEXTS}
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "HF_HUB_OFFLINE", "TRANSFORMERS_"))}
-    environment = kept | {
-        "HF_HOME": str(cache),
-        "HF_HUB_CACHE": f"{cache}/hub",
-        "HF_MODULES_CACHE": f"{cache}/modules",
-    }
-    environment |= {"HF_TOKEN": token} if token else {}
-    environment |= {"HF_HUB_OFFLINE": "1"} if Path(model).is_dir() else {}
+    return _run("answer", plan, cache, {"HF_HUB_OFFLINE": "1"})
+
+
+def download(repo_id, revision, cache, token):
+    """Downloads a commit whole into an empty cache, and runs nothing of it.
+
+    Returns:
+        Path: its folder.
+
+    Raises:
+        RuntimeError: it cannot be had.
+    """
+    return Path(_run("download", {"repo_id": repo_id, "revision": revision}, cache, {"HF_TOKEN": token}))
+
+
+def _run(task, plan, cache, environment):
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "HF_", "TRANSFORMERS_"))}
+    if "HF_ENDPOINT" in os.environ:
+        kept["HF_ENDPOINT"] = os.environ["HF_ENDPOINT"]
+    environment = kept | {"HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1"} | environment
     with tempfile.TemporaryDirectory() as empty:
         try:
             done = subprocess.run(
-                [sys.executable, "-P", str(Path(__file__).resolve())],
+                [sys.executable, "-P", str(Path(__file__).resolve()), task],
                 input=json.dumps(plan),
                 capture_output=True,
                 encoding="utf-8",
@@ -61,10 +73,10 @@ def ask(model, onnx_files, cache, revision=None, token=None):
                 timeout=TIME_LIMIT,
             )
         except subprocess.TimeoutExpired as error:
-            raise RuntimeError(f"{model} gave no answer within {TIME_LIMIT} s") from error
+            raise RuntimeError(f"no {task} within {TIME_LIMIT} s") from error
     if done.returncode:
         last = "\n".join(done.stderr.strip().splitlines()[-3:])
-        raise RuntimeError(f"{model} does not load or answer in a fresh process: {last}")
+        raise RuntimeError(f"{task} in a fresh process failed: {last}")
     return json.loads(done.stdout.rpartition("\n")[2])
 
 
@@ -79,30 +91,28 @@ def same(found, expected):
     return found == expected
 
 
-def _answer(plan):
+def _answer(model, revision, onnx_files, texts):
     from transformers import pipeline
 
-    folder = _download(plan["model"], plan["revision"]) if plan["revision"] else plan["model"]
     answers = {}
-    for name in (None, *plan["onnx_files"]):
+    for name in (None, *onnx_files):
         options = {"model_kwargs": {"onnx_file": name}} if name else {}
-        tsn = pipeline(TASK, model=plan["model"], revision=plan["revision"], trust_remote_code=True, **options)
-        answers[name or "torch"] = tsn(plan["texts"])
-    return {"answers": answers, "folder": folder}
+        tsn = pipeline(TASK, model=model, revision=revision, trust_remote_code=True, **options)
+        answers[name or "torch"] = tsn(texts)
+    return answers
 
 
 def _download(repo_id, revision, tries=3):
-    """The folder of a revision. A download that breaks off goes on: huggingface_hub sees to some causes alone."""
     from huggingface_hub import snapshot_download
 
     for left in reversed(range(tries)):
         try:
             return snapshot_download(repo_id, revision=revision)
-        except OSError:
+        except OSError:  # a download that breaks off goes on: huggingface_hub sees to some causes alone
             if not left:
                 raise
             time.sleep(2)
 
 
 if __name__ == "__main__":
-    print(json.dumps(_answer(json.load(sys.stdin))), end="")
+    print(json.dumps({"answer": _answer, "download": _download}[sys.argv[1]](**json.load(sys.stdin))), end="")

@@ -26,10 +26,9 @@ import yaml
 from transformers import PretrainedConfig
 
 from bench.machine import describe_machine, versions
+from bench.report import multitask_table
 from configuration_tsn import TASKS
 from features_tsn import row_weights
-from metric_tsn import MAIN_METRICS
-from table_tsn import markdown_table
 
 ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = dict(zip(TASKS, ("topics", "entities", "sentiment")))
@@ -101,29 +100,6 @@ def write_options(arguments, path):
     return path
 
 
-def table(record):
-    """The main metric of each head, by model, in points."""
-    runs = {run["name"]: run for run in record["runs"]}
-    lines = [["", *(MAIN_METRICS[task] for task in TASKS), "steps", "minutes"]]
-
-    def line(name, metrics, of):
-        cells = [f"{100 * metrics[MAIN_METRICS[task]]:.1f}" for task in TASKS]
-        steps, minutes = (sum(run[key] for run in of) for key in ("steps", "seconds"))
-        lines.append([name, *cells, str(steps), f"{minutes / 60:.0f}"])
-
-    if "start" in runs:
-        line("what all start from", runs["start"]["metrics"], [])
-    single = [runs[task] for task in TASKS if task in runs]
-    if len(single) == len(TASKS):
-        best = {MAIN_METRICS[task]: run["metrics"][MAIN_METRICS[task]] for task, run in zip(TASKS, single)}
-        line("three models, one task each", best, single)
-    if "joint" in runs:
-        line("one model, three tasks", runs["joint"]["metrics"], [runs["joint"]])
-    if "adapter" in runs:
-        line("LoRA adapter, base in 8 bits", runs["adapter"]["metrics"], [runs["adapter"]])
-    return markdown_table(lines)
-
-
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default=str(ROOT / "configs" / "tsn-e5.yaml"), help="options of train.py")
@@ -161,7 +137,7 @@ def main(argv=None):
             record["runs"].append(run)
             out.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    text = table(record)
+    text = multitask_table(record)
     (out / "multitask.md").write_text(text, encoding="utf-8")
     print(text, end="")
 

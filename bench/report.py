@@ -4,7 +4,7 @@ from statistics import median
 
 from matplotlib.figure import Figure
 
-from table_tsn import markdown_table
+from table_tsn import MAIN_METRICS, markdown_table
 
 ENGINES = {"torch": "fp32 torch", "onnx": "fp32 ONNX", "int8": "int8 ONNX"}
 COLOURS = {"the limit": "#9aa0a6", "TSN": "#1a73e8", "three pipelines": "#e8710a", "usual script": "#b80672"}
@@ -138,6 +138,29 @@ def summary_table(record):
         longest = max((row for row in record["length"] if row["engine"] == engine), key=lambda row: row["length"])
         name = f"cost of a word, {longest['length']:,} / 1,000 words, {ENGINES[engine]}"
         lines.append([name, *(ratio(longest["cost_ratio"]) if kind == "news" else "" for kind in kinds)])
+    return markdown_table(lines)
+
+
+def multitask_table(record):
+    """The main metric of each head, by model, in points."""
+    runs = {run["name"]: run for run in record["runs"]}
+    lines = [["", *(MAIN_METRICS[task] for task in MAIN_METRICS), "steps", "minutes"]]
+
+    def line(name, metrics, of):
+        cells = [f"{100 * metrics[MAIN_METRICS[task]]:.1f}" for task in MAIN_METRICS]
+        steps, minutes = (sum(run[key] for run in of) for key in ("steps", "seconds"))
+        lines.append([name, *cells, str(steps), f"{minutes / 60:.0f}"])
+
+    if "start" in runs:
+        line("what all start from", runs["start"]["metrics"], [])
+    single = [runs[task] for task in MAIN_METRICS if task in runs]
+    if len(single) == len(MAIN_METRICS):
+        best = {MAIN_METRICS[task]: run["metrics"][MAIN_METRICS[task]] for task, run in zip(MAIN_METRICS, single)}
+        line("three models, one task each", best, single)
+    if "joint" in runs:
+        line("one model, three tasks", runs["joint"]["metrics"], [runs["joint"]])
+    if "adapter" in runs:
+        line("LoRA adapter, base in 8 bits", runs["adapter"]["metrics"], [runs["adapter"]])
     return markdown_table(lines)
 
 

@@ -127,7 +127,7 @@ class Hub(ThreadingHTTPServer):
 
     def __init__(self, folder, port=0):
         super().__init__(("127.0.0.1", port), Handler)
-        self.store, self.faults, self.requests = Store(folder), [], []
+        self.store, self.faults, self.requests, self.times = Store(folder), [], [], []
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def __enter__(self):
@@ -145,6 +145,7 @@ class Hub(ThreadingHTTPServer):
     def fault(self, method, path):
         with self.store.lock:
             self.requests.append((method, path))
+            self.times.append((method, path, time.monotonic()))
             for fault in self.faults:
                 if fault.times and fault.method == method and re.search(fault.path, path):
                     fault.times -= 1

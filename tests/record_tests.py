@@ -6,27 +6,39 @@ import subprocess
 
 import pytest
 
+NARROWING = ("keyword", "markexpr", "deselect", "lf", "ignore", "ignore_glob", "stepwise", "collectonly")
+_before = pytest.StashKey()
+
+
+def pytest_sessionstart(session):
+    session.config.stash[_before] = _state(session.config)
+
 
 def pytest_sessionfinish(session, exitstatus):
     """Writes `out/test_results.json`, unless only some of the tests were asked for."""
-    config = session.config
-    if hasattr(config, "workerinput"):  # a part of a run on several processes
+    config, reporter = session.config, session.config.pluginmanager.get_plugin("terminalreporter")
+    narrowed = any(config.getoption(name, None) for name in NARROWING)
+    all_of_them = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not narrowed
+    if not all_of_them or reporter is None or hasattr(config, "workerinput") or not shutil.which("git"):
         return
-    narrowed = any(config.getoption(name, None) for name in ("keyword", "markexpr", "deselect", "lf", "collectonly"))
-    if narrowed or config.args_source is not pytest.Config.ArgsSource.TESTPATHS or not shutil.which("git"):
-        return
-    stats = config.pluginmanager.get_plugin("terminalreporter").stats
+    before = config.stash[_before]
     record = {
-        "commit": _git(config.rootpath, "rev-parse", "HEAD"),
-        "clean": not _git(config.rootpath, "status", "--porcelain"),
+        "commit": before[0],
+        "clean": not before[1] and _state(config) == before,  # what was tested is what was there all the time
         "exit_status": int(exitstatus),
-        "passed": len(stats.get("passed", [])),
-        "failed": len(stats.get("failed", [])) + len(stats.get("error", [])),
+        "passed": len(reporter.stats.get("passed", [])),
+        "failed": len(reporter.stats.get("failed", [])) + len(reporter.stats.get("error", [])),
     }
     folder = config.rootpath / "out"
     folder.mkdir(exist_ok=True)
     (folder / "test_results.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def _git(folder, *arguments):
-    return subprocess.run(["git", "-C", folder, *arguments], capture_output=True, encoding="utf-8").stdout.strip()
+def _state(config):
+    """`(commit, changes)` of the work tree."""
+
+    def git(*arguments):
+        command = ["git", "-C", config.rootpath, *arguments]
+        return subprocess.run(command, capture_output=True, encoding="utf-8").stdout.strip()
+
+    return (git("rev-parse", "HEAD"), git("status", "--porcelain")) if shutil.which("git") else ("", "no git")

@@ -174,9 +174,11 @@ def test_a_csv_file_comes_back_with_every_row(page, tmp_path):
 @pytest.mark.parametrize(
     "name, content, words",
     [
-        ("a.csv", b"text,stars\nfine,3\nbad\n", "row 2: 1 cells under a header of 2"),
-        ("a.csv", b'text\n"open', "is not a CSV file"),
+        ("a.csv", b"text,stars\nfine,3\nbad\n", "line 3: not a row of this CSV file (1 cells under"),
+        ("a.csv", b'text\n"open', "line 2: not a row"),
         ("a.csv", b"", "is empty"),
+        ("a.csv", b"text,text\na,b\n", "have the same name"),
+        ("a.csv", b"text,tsn_topics\na,b\n", "have the same name"),
         ("a.txt", b"caf\xe9", "is not UTF-8 text (byte 3)"),
     ],
 )
@@ -184,6 +186,23 @@ def test_files_that_cannot_be_read_are_named(page, tmp_path, name, content, word
     (tmp_path / name).write_bytes(content)
     upload(page, tmp_path / name)
     page.get_by_text(words).first.wait_for()
+
+
+@pytest.mark.parametrize(
+    "name, content, rows",
+    [
+        ("a.txt", "a\r\nb\u2028c\x85d\x0be\n\nf", [["a"], ["b\u2028c\x85d\x0be"], [""], ["f"]]),
+        ("a.txt", "", []),
+        ("a.csv", 'id,text\n1,"a\nb\u2028c"\n\n2,\n', [["1", "a\nb\u2028c"], ["2", ""]]),
+        ("a.csv", "text\na\n\nb\n", [["a"], [""], ["b"]]),
+        ("a.csv", "id;text\n1;a, b\n", [["1", "a, b"]]),
+    ],
+)
+def test_no_row_is_lost_or_made(tmp_path, name, content, rows):
+    from app import read_table
+
+    (tmp_path / name).write_text(content, "utf-8", newline="")
+    assert read_table(tmp_path / name)[1] == rows
 
 
 def test_a_text_file_is_a_text_a_line(page, tmp_path):

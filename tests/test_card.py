@@ -54,8 +54,8 @@ def test_the_front_matter_is_valid_and_comes_back_as_it_was():
 def copy(tmp_path):
     """What the card is made of, in a folder of its own."""
     for path in (
-        *("README.md", "eval_results.json", "eval_results.md", "config.json", "bench/published.json"),
-        *(f"bench/results/{name}" for name in ("bench.json", "multitask.json", "multitask.md", "training.json")),
+        *("README.md", "eval_results.json", "config.json", "bench/published.json"),
+        *(f"bench/results/{name}" for name in ("bench.json", "multitask.json", "training.json")),
         *(f"bench/results/int8{avx2}/eval_results.json" for avx2 in ("", "-avx2")),
         "bench/results/int8/quantization_report.json",
     ):
@@ -127,19 +127,21 @@ def test_the_example_shows_what_the_model_answers():
 
 
 def test_main_metrics_are_those_of_the_metric():
-    assert tuple(MAIN_METRICS.values()) == card_tsn.MAIN_METRICS
+    assert MAIN_METRICS == card_tsn.MAIN_METRICS
 
 
 def test_a_card_is_begun_and_filled(tmp_path):
     folder = tmp_path / "reviews"
     folder.mkdir()
     (folder / "config.json").write_text("{}", "utf-8")
-    record = {"results": {"all": {"rows": 3, "ner_f1": 0.5}, "mine/de": {"ner_f1": 0.25}}}
+    record = {
+        "data": ["test.jsonl"],
+        "results": {"all": {"rows": 3, "ner_f1": 0.5}, "mine/de": {"rows": 2, "ner_f1": 0.25}},
+    }
     (folder / "eval_results.json").write_text(json.dumps(record), "utf-8")
-    (folder / "eval_results.md").write_text("| the table |\n", "utf-8")
     card_tsn.main([str(folder)])
     text = (folder / "README.md").read_text("utf-8")
-    assert "# reviews" in text and "| the table |" in text
+    assert "# reviews" in text and "| mine/de |     2 |  0.250 |" in text
     results = ModelCard(text).data.eval_results
     assert [(r.dataset_type, r.dataset_config, r.metric_value) for r in results] == [
         ("tsn-test", None, 0.5),
@@ -150,11 +152,23 @@ def test_a_card_is_begun_and_filled(tmp_path):
     assert "# My words\n\nStay." in (folder / "README.md").read_text("utf-8")
 
 
+def edit(name, old, new, count=-1):
+    def do(folder):
+        text = (folder / name).read_text("utf-8")
+        (folder / name).write_text(text.replace(old, new, count), "utf-8")
+        assert (folder / name).read_text("utf-8") != text
+
+    return do
+
+
 @pytest.mark.parametrize(
     "change, words",
     [
         (lambda folder: (folder / "README.md").unlink(), "no README.md"),
         (lambda folder: (folder / "eval_results.json").unlink(), "make eval"),
+        (edit("eval_results.json", "test.parquet", "validation.parquet"), "measured on validation.parquet"),
+        (edit("eval_results.json", '"results"', '"rezults"'), "eval_results.json has no 'results'"),
+        (edit("bench/results/bench.json", "{", "", 1), "bench.json is damaged"),
         (lambda folder: (folder / "README.md").write_text("# Only this\n", "utf-8"), "no <!-- results -->"),
     ],
 )
@@ -162,6 +176,20 @@ def test_what_is_missing_is_named(copy, change, words):
     change(copy)
     with pytest.raises((OSError, ValueError), match=words):
         card_text(copy)
+
+
+def test_links_of_all_kinds_are_found_and_code_is_not_one():
+    from hub_files_tsn import linked_files
+
+    card = """![a](x.png "title") [b](<y.json>) <img alt='' src="z.png">
+`f(a)[0](b)` [c](HTTPS://a.b/c) [d](#e) [f](m@x)
+```python
+x[0](y)
+```
+"""
+    assert linked_files(card.replace(" [f](m@x)", "")) == ["x.png", "y.json", "z.png"]
+    with pytest.raises(ValueError, match="m@x"):
+        linked_files(card)
 
 
 def test_fill_replaces_what_stands_between_markers_and_nothing_else():

@@ -11,6 +11,7 @@ import eval as evaluation
 from metric_tsn import TSNMetric
 from modeling_tsn import TSNModel
 from pipeline_tsn import TSNPipeline
+from table_tsn import results_table
 
 ROOT = Path(evaluation.__file__).resolve().parent
 
@@ -104,7 +105,7 @@ def test_recorded_results_are_those_of_the_shipped_weights():
     """The README's table is the one that eval.py wrote, for the weights that lie beside it."""
     record = json.loads((ROOT / "eval_results.json").read_text())
     assert record["weights_sha256"] == hashlib.sha256((ROOT / "model.safetensors").read_bytes()).hexdigest()
-    table = evaluation.markdown_table(record["results"])
+    table = results_table(record["results"])
     assert table == (ROOT / "eval_results.md").read_text()
     assert table in (ROOT / "README.md").read_text()
 

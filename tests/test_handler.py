@@ -53,6 +53,8 @@ def test_a_list_is_batched(handler, monkeypatch):
         ({"inputs": {"text": "x"}}, "not dict"),
         ({"inputs": ["x", 3]}, r"inputs\[1\] must be a string, not int"),
         ({"inputs": "x", "parameters": [1]}, "parameters must be an object, not list"),
+        ({"inputs": "x", "parameters": []}, "parameters must be an object, not list"),
+        ({"inputs": "x", "parameters": {"batch_size": 10**6}}, "batch_size must be 256 at most"),
         ({"inputs": "x", "parameters": {"topk": 1}}, "unknown parameter topk; there are aggregation"),
         ({"inputs": "x", "parameters": {"num_workers": 4}}, "unknown parameter num_workers"),
         ({"inputs": "x", "parameters": {"top_k": 0}}, "top_k"),

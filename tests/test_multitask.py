@@ -4,7 +4,8 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import example_rows
 
-from bench.multitask import sampling_weights, table, task_rows, words_seen
+from bench.multitask import sampling_weights, task_rows, words_seen
+from bench.report import multitask_table
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def test_table():
 
     best = {"topic_f1": 0.5, "ner_f1": 0.8, "sentiment_macro_f1": 0.61234}
     runs = [run("joint", 6, **best), run("topic", 1, topic_f1=0.4), run("ner", 2, ner_f1=0.81)]
-    lines = table({"runs": [*runs, run("sentiment", 3, sentiment_macro_f1=0.6)]}).splitlines()
+    lines = multitask_table({"runs": [*runs, run("sentiment", 3, sentiment_macro_f1=0.6)]}).splitlines()
     assert [cell.strip() for cell in lines[2].split("|")[2:-1]] == ["40.0", "81.0", "60.0", "6", "6"]
     assert [cell.strip() for cell in lines[3].split("|")[2:-1]] == ["50.0", "80.0", "61.2", "6", "6"]
     assert len(lines) == 4
