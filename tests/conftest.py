@@ -20,7 +20,7 @@ from hub_tsn import write_hub_folder
 from modeling_tsn import TSNModel
 from pipeline_tsn import TSNPipeline
 
-pytest_plugins = ["record_tests"]
+pytest_plugins = ["record_tests", "release_workshop"]
 settings.register_profile("tsn", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("tsn")
 torch.set_num_threads(1)

@@ -1,0 +1,168 @@
+"""A pytest plugin, what the tests of a release share: a clone with a tiny model, a Hub on loopback, and the command.
+
+It imports nothing that only the toolchain has until a test asks for it.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from subprocess import PIPE
+
+import pytest
+from conftest import ROOT
+from hub_server import Hub, HubError
+
+# Short patience. Where a test is not about them, fresh processes are not asked: `stub` is "local" for the one that
+# loads the files here, "all" for the one that downloads them, too.
+RUNNER = """
+import sys, release, upload_tsn
+upload_tsn.CONNECT_TIMEOUT = upload_tsn.READ_TIMEOUT = 1.5
+upload_tsn.RETRIES = 2
+from pathlib import Path
+stub, ask = sys.argv[1], release.ask
+def answer(*given):
+    real = stub == "none" or stub == "local" and len(given) > 3
+    return ask(*given) if real else {"torch": []}
+release.ask = answer
+if stub == "all":
+    release.download = lambda *_: Path(".").resolve()
+release.main(sys.argv[2:])
+"""
+PLANTED = [
+    *(".env", "token.txt", "training_args.bin", "optimizer.pt", "model.bin", "notes.md", "eval.log", "onnx/model.ort"),
+    *("out/checkpoint-1/optimizer.pt", "out/checkpoint-1/model.safetensors", ".cache/x.json", "__pycache__/a.pyc"),
+    *("data/train.parquet", "adapter/optimizer.pt", "onnx/.cache/x.onnx"),
+]
+CARD = """
+![A picture](confusion.png) and [int8](bench/results/int8/eval_results.json)
+
+<!-- int8 -->
+<!-- /int8 -->
+"""
+EXPECTED = {
+    *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    *("README.md", "eval_results.json", "bench/results/int8/eval_results.json"),
+    *(
+        "configuration_tsn.py",
+        "modeling_tsn.py",
+        "onnx_tsn.py",
+        "tagging_tsn.py",
+        "chunking_tsn.py",
+        "pipeline_tsn.py",
+    ),
+    *("handler.py", "app.py", "highlight_tsn.py", "requirements.txt", "requirements-space.txt", "confusion.png"),
+    *("onnx/model.onnx", "onnx/model_quantized.onnx", "onnx/quantization_report.json", ".gitattributes"),
+    *("adapter/adapter_config.json", "adapter/adapter_model.safetensors", "adapter/config.json"),
+}
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def run_git(folder, *arguments):
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    subprocess.run(["git", "-C", folder, *identity, *arguments], check=True, capture_output=True)
+
+
+def record_tests(folder, **values):
+    """What `make test` leaves behind."""
+    head = subprocess.run(["git", "-C", folder, "rev-parse", "HEAD"], capture_output=True, encoding="utf-8").stdout
+    record = {"commit": head.strip(), "clean": True, "exit_status": 0, "passed": 9, "failed": 0, **values}
+    (folder / "out").mkdir(exist_ok=True)
+    (folder / "out" / "test_results.json").write_text(json.dumps(record), "utf-8")
+
+
+def commit_all(folder):
+    run_git(folder, "add", "-A")
+    run_git(folder, "commit", "-qm", "state", "--allow-empty")
+    record_tests(folder)
+
+
+def evaluate(folder, data_file):
+    import eval as evaluation
+
+    evaluation.main([str(folder), str(data_file), "--output_dir", str(folder)])
+
+
+def report_onnx(folder):
+    """The part of quantize.py's report that a release reads."""
+    files = {
+        path.name: {"sha256": sha256(path), "bytes": path.stat().st_size} for path in (folder / "onnx").glob("*.onnx")
+    }
+    report = {"weights_sha256": sha256(folder / "model.safetensors"), "files": files, "trials": [{"fp32_layers": []}]}
+    report |= {"processor": {"name": "x", "features": []}, "eval_files": [], "max_drop": None, "preset": "avx2"}
+    for place in ("onnx", "bench/results/int8"):
+        (folder / place / "quantization_report.json").write_text(json.dumps(report), "utf-8")
+
+
+@pytest.fixture(scope="session")
+def original(onnx_folder, data_file, tmp_path_factory):
+    """A clone of the code with a tiny model in place of the shipped one, and files that must not travel."""
+    import eval as evaluation
+    from card_tsn import NEW_CARD
+
+    folder = tmp_path_factory.mktemp("release") / "clone"
+    shutil.copytree(onnx_folder, folder)
+    # As it stands on the Hub: what is compared where a test does without a download.
+    shutil.copy(ROOT / "requirements-endpoint.txt", folder / "requirements.txt")
+    for path in (*ROOT.glob("*.py"), *ROOT.glob("requirements-*.txt"), ROOT / ".gitignore"):
+        shutil.copy(path, folder)
+    shutil.copytree(ROOT / "bench", folder / "bench", ignore=shutil.ignore_patterns("results", "__pycache__"))
+    evaluate(folder, data_file)
+    for name in ("adapter", "checkpoint-10"):
+        (folder / name).mkdir()
+        for file in ("adapter_config.json", "config.json"):
+            (folder / name / file).write_text("{}", "utf-8")
+        (folder / name / "adapter_model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}      ")
+    (folder / "confusion.png").write_bytes(b"\x89PNG")
+    int8 = folder / "bench" / "results" / "int8"
+    int8.mkdir(parents=True)
+    evaluation.main([str(folder), str(data_file), "--onnx_file", "model_quantized.onnx", "--output_dir", str(int8)])
+    report_onnx(folder)
+    card = NEW_CARD.format(name="tsn", task="topic-sentiment-ner") + CARD
+    (folder / "README.md").write_text(card, "utf-8")
+    subprocess.run([sys.executable, "card_tsn.py"], cwd=folder, check=True)
+    for name in PLANTED:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("hf_" + "a" * 34, "utf-8")
+    run_git(folder, "init", "-q")
+    commit_all(folder)
+    return folder
+
+
+@pytest.fixture
+def clone(original, tmp_path):
+    return shutil.copytree(original, tmp_path / "clone")
+
+
+@pytest.fixture
+def hub(tmp_path):
+    with Hub(tmp_path / "hub") as server:
+        yield server
+
+
+def start(folder, hub, *arguments, version="1.0.0", token="writer-token", stub="none"):
+    """The command in a process of its own, whose only network is the hub."""
+    home = folder.parent / "home"
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "PYTHON"))}
+    environment = kept | {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    environment |= {"HF_TOKEN": token} if token else {}
+    command = [sys.executable, "-c", RUNNER, stub, "--repo_id", "org/tsn", "--version", version, *arguments]
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=PIPE, stderr=PIPE, encoding="utf-8")
+
+
+def release(*given, **options):
+    process = start(*given, **options)
+    out, err = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def tags(hub):
+    try:
+        return hub.store.load("org/tsn")["tags"]
+    except HubError:
+        return {}
