@@ -6,7 +6,7 @@ SPACE_TESTS = $(addprefix tests/test_,app.py handler.py highlight.py)
 # Read as it was typed: a dollar sign or a quote in a text is only that.
 export DEMO_TEXT := $(value TEXT)
 
-.PHONY: help demo app test test-latest test-space lint eval int8 bench bench-training card backbone train clean
+.PHONY: help demo app test test-latest test-space lint eval int8 bench bench-training bench-scoring card backbone train clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -44,6 +44,10 @@ int8: .venv/installed  ## quantize the model of this folder into onnx/, measured
 bench: .venv/installed  ## measure speed and memory, of this model and of it in int8; writes bench/results
 	test -f onnx/model_quantized.onnx || .venv/bin/python quantize.py . --output_dir .
 	.venv/bin/python bench/bench.py . --data $(DATA)
+
+bench-scoring: .venv/installed  ## measure score.py: beside the pipeline, on two cores, and its memory
+	test -f onnx/model_quantized.onnx || .venv/bin/python quantize.py . --output_dir .
+	.venv/bin/python bench/scoring.py
 
 card: .venv/installed  ## fill README.md, the model card, from what eval, int8 and bench wrote
 	.venv/bin/python card_tsn.py

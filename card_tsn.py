@@ -139,6 +139,28 @@ def int8_section(folder):
     )
 
 
+def scoring_section(folder):
+    """How `score.py` stands beside the pipeline, scales, and what memory it takes."""
+    record = read(folder, RESULTS / "scoring.json")
+    one, two = record["scaling"]
+    ratios = sorted(turn["pipeline"] / turn["score"] for turn in record["turns"])
+    lines = [["rows", "threads", "texts/s", "peak MB, all processes"]]
+    for run in [*record["scaling"], *record["runs"]]:
+        lines.append(
+            [f"{run['rows']:,}", str(run["threads"]), f"{run['rows'] / run['seconds']:.0f}", str(run["peak_mb"])]
+        )
+    machine = record["machine"]
+    rate = max(run["rows"] / run["seconds"] / run["threads"] for run in record["runs"])
+    return (
+        f"{markdown_table(lines, left=0)}\n"
+        f"The reviews of `examples/`, on {machine['cores']} cores of an {machine['cpu']}, loading included. Beside "
+        f"the pipeline on a list of the same texts, one thread each, without loading: {ratios[len(ratios) // 2]:.2f} "
+        f"({ratios[0]:.2f}-{ratios[-1]:.2f}) of its throughput. Two processes: {one['seconds'] / two['seconds']:.2f} "
+        f"times as fast as one. At {rate:.0f} texts a second and core, a billion such texts would take "
+        f"{1e9 / rate / 3600:,.0f} core hours; longer texts cost as much more as they have more words.\n"
+    )
+
+
 SECTIONS = {
     "model": model_section,
     "results": results_section,
@@ -146,6 +168,7 @@ SECTIONS = {
     "int8": int8_section,
     "bench": lambda folder: summary(read(folder, RESULTS / "bench.json")),
     "multitask": multitask_section,
+    "scoring": scoring_section,
 }
 
 

@@ -1,0 +1,115 @@
+"""How fast `score.py` is beside the pipeline, how it scales to two cores, and what memory it takes as rows grow.
+
+    python bench/scoring.py --rows 1000 100000 --output_dir bench/results
+    python bench/scoring.py --rows 1000 1000000   # an hour or so on two cores
+
+Texts are those of `examples/`, again and again. Writes `scoring.json`.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import cycle, islice
+from pathlib import Path
+from types import SimpleNamespace
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the folder of the package
+
+import score
+from bench.machine import describe_machine, versions
+
+ROOT = Path(__file__).resolve().parent.parent
+SIDE_BY_SIDE = 4000  # rows of a turn of score.py beside the pipeline
+TURNS = 3
+
+
+def write_rows(path, count):
+    lines = (ROOT / "examples" / "reviews.jsonl").read_text("utf-8").splitlines()
+    texts = [json.loads(line)["text"] for line in lines]
+    with path.open("w", encoding="utf-8") as file:
+        for i, text in enumerate(islice(cycle(texts), count)):
+            file.write(json.dumps({"id": i, "text": text}) + "\n")
+
+
+def resident_bytes(pid):
+    """Of a process and all below it."""
+    total, waiting = 0, [pid]
+    while waiting:
+        pid = waiting.pop()
+        try:
+            waiting += Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            total += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
+        except OSError:  # it has just ended
+            continue
+    return total
+
+
+def run(folder, rows, threads):
+    """A whole run of the command: rows, threads, seconds and the most memory of all its processes together."""
+    source, output = folder / "in.jsonl", folder / "out.jsonl"
+    write_rows(source, rows)
+    command = [sys.executable, ROOT / "score.py", source, "--output", output, "--threads", str(threads)]
+    started, peak = time.perf_counter(), 0
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    while process.poll() is None:
+        peak = max(peak, resident_bytes(process.pid))
+        time.sleep(0.2)
+    seconds = time.perf_counter() - started
+    with output.open("rb") as file:
+        written = sum(1 for _ in file)
+    if process.returncode or written != rows:
+        raise RuntimeError(f"{rows} rows in, {written} out, exit status {process.returncode}")
+    output.unlink()
+    return {"rows": rows, "threads": threads, "seconds": round(seconds, 1), "peak_mb": round(peak / 1e6)}
+
+
+def beside_the_pipeline(folder):
+    """Seconds of the pipeline on a list, and of `score.py` on a file of the same texts, in turns, one thread each."""
+    pipe = score.load(str(ROOT), "auto", 1, None)
+    score.load = lambda *_: pipe  # what is compared is the work, not the loading
+    source, output = folder / "in.jsonl", folder / "out.jsonl"
+    write_rows(source, SIDE_BY_SIDE)
+    texts = [json.loads(line)["text"] for line in source.read_text("utf-8").splitlines()]
+    options = {
+        "text_column": "text",
+        "split": "train",
+        "model": str(ROOT),
+        "onnx": "auto",
+        "device": None,
+        "report": None,
+    }
+    options |= {"inputs": [str(source)], "output": str(output), "batch_size": 32, "threads": 1}
+    turns = []
+    for _ in range(TURNS):
+        started = time.perf_counter()
+        pipe(texts, batch_size=32)
+        middle = time.perf_counter()
+        score.score(SimpleNamespace(**options))
+        turns.append({"pipeline": middle - started, "score": time.perf_counter() - middle})
+        output.unlink()
+    return turns
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", nargs="+", type=int, default=[1000, 100_000], help="sizes of the runs")
+    parser.add_argument("--output_dir", default=str(ROOT / "bench" / "results"), help="default: bench/results")
+    arguments = parser.parse_args()
+    record = {"machine": describe_machine(), "versions": versions()}
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        record["scaling"] = [run(folder, 20_000, threads) for threads in (1, 2)]
+        record["runs"] = []
+        for rows in arguments.rows:
+            record["runs"].append(run(folder, rows, 2))
+            print(record["runs"][-1], file=sys.stderr)
+        record["turns"] = beside_the_pipeline(folder)
+    Path(arguments.output_dir, "scoring.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(record, indent=2))
+
+
+if __name__ == "__main__":
+    main()

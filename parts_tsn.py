@@ -1,0 +1,189 @@
+"""Output in verified parts: what is done stays done, whatever ends the run, and the whole comes out as in one go.
+
+Beside the output, in a folder of its name and `.parts`, each part is a file of rows and a note of its SHA-256, of that
+of the rows that it was made of, and of what is summed up of it. The note is written last: a part without one is not
+there.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+TOPIC_FIELDS = [("word", "string"), ("score", "double"), ("start", "int64"), ("end", "int64")]
+
+
+class Parts:
+    """The parts of one output.
+
+    Args:
+        output: The file that they become.
+        settings: What the rows depend on besides the input, as JSON takes it.
+
+    Raises:
+        ValueError: there are parts of other settings, or another run is writing them.
+    """
+
+    def __init__(self, output, settings):
+        self.output = Path(output)
+        self.folder = self.output.with_name(f"{self.output.name}.parts")
+        self.folder.mkdir(exist_ok=True)
+        self._lock = open(self.folder / "lock", "w")  # noqa: SIM115 (held as long as the run)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(f"{self.folder}: another run is writing these parts") from error
+        note = self.folder / "settings.json"
+        if note.exists() and json.loads(note.read_text("utf-8")) != settings:
+            raise ValueError(
+                f"{self.folder} is of a run with other options or another model: go on as it began, or delete it"
+            )
+        write_file(note, json.dumps(settings).encode())
+
+    def path(self, index):
+        return self.folder / f"{index:07}{self.output.suffix}"
+
+    def is_finished(self, index, rows_digest):
+        """Whether a part is there, whole, and made of these rows.
+
+        Raises:
+            ValueError: it was made of other rows.
+        """
+        path, note = self.path(index), self.path(index).with_suffix(".json")
+        try:
+            found = json.loads(note.read_text("utf-8"))
+            if found["sha256"] != hashlib.sha256(path.read_bytes()).hexdigest():
+                return False
+        except (OSError, ValueError, KeyError):
+            return False
+        if found["rows_sha256"] != rows_digest:
+            raise ValueError(f"the input has changed since {path} was made of it: delete {self.folder} to begin anew")
+        return True
+
+    def summaries(self, count):
+        """Yields what is summed up of each part, one at a time."""
+        for index in range(count):
+            yield json.loads(self.path(index).with_suffix(".json").read_text("utf-8"))["summary"]
+
+    def examples(self, count, text_column, most=8):
+        """`(text, row)` of the first row with topics or entities of each of some parts, spread over all."""
+        found = []
+        for index in range(0, count, -(-count // most) if count else 1):
+            rows = _read_rows(self.path(index))
+            row = next((row for row in rows if row["topics"] or row["entities"]), None)
+            if row is not None:
+                found.append((row[text_column], row))
+        return found
+
+    def join(self, count):
+        """Puts the parts together to the output, at once, and removes them."""
+        unfinished = self.folder / f"joined{self.output.suffix}"
+        paths = [self.path(index) for index in range(count)]
+        if self.output.suffix == ".parquet":
+            _join_parquet(paths, unfinished)
+        else:
+            with unfinished.open("wb") as target:
+                for path in paths:
+                    with path.open("rb") as part:
+                        shutil.copyfileobj(part, target, 1 << 20)
+        os.replace(unfinished, self.output)
+        shutil.rmtree(self.folder)
+
+
+def write_part(path, rows, rows_digest, summary):
+    """Writes a part and then its note.
+
+    Args:
+        path: Of `Parts.path`.
+        rows: Dicts.
+        rows_digest: SHA-256 of the rows that they were made of.
+        summary: Kept in the note, as JSON takes it.
+
+    Raises:
+        ValueError: the rows do not fit the format.
+    """
+    content = _parquet_bytes(rows) if path.suffix == ".parquet" else b"".join(map(_json_line, rows))
+    note = {"sha256": hashlib.sha256(content).hexdigest(), "rows_sha256": rows_digest, "summary": summary}
+    write_file(path, content)
+    write_file(path.with_suffix(".json"), json.dumps(note).encode())
+
+
+def write_file(path, content):
+    """Writes a file at once: it is there whole or not at all."""
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    try:
+        unfinished.write_bytes(content)
+        os.replace(unfinished, path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise OSError(f"{path.parent}: the disk is full ({error.strerror})") from error
+        raise
+
+
+def digest(rows):
+    """SHA-256 of a part's rows, by columns, text and error."""
+    found = hashlib.sha256()
+    for row in rows:
+        found.update(json.dumps(row, default=str).encode())
+    return found.hexdigest()
+
+
+def _json_line(row):
+    try:
+        return json.dumps(row, ensure_ascii=False, default=str).encode() + b"\n"
+    except UnicodeEncodeError:  # lone surrogates, which JSON can escape and UTF-8 cannot write
+        return json.dumps(row, default=str).encode() + b"\n"
+
+
+def _read_rows(path):
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        return pq.read_table(path).to_pylist()
+    return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
+
+
+def result_types():
+    """Arrow types of the columns that scoring adds."""
+    import pyarrow as pa
+
+    types = {name: pa.type_for_alias(alias) for name, alias in TOPIC_FIELDS}
+    topic = pa.struct(list(types.items()))
+    entity = pa.struct([("entity_group", pa.string()), *types.items()])
+    lists = {"topics": pa.list_(topic), "entities": pa.list_(entity)}
+    return {**lists, "sentiment": pa.string(), "error": pa.string()}
+
+
+def _parquet_bytes(rows):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    types, columns = result_types(), {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        values = [row.get(name) for row in rows]
+        try:
+            columns[name] = pa.array(values, types.get(name))
+        except (pa.ArrowException, UnicodeEncodeError, OverflowError) as error:
+            raise ValueError(f"column {name!r} does not fit into Parquet ({error}): write .jsonl instead") from error
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns), sink)
+    return sink.getvalue().to_pybytes()
+
+
+def _join_parquet(paths, target):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    empty = pa.schema(list(result_types().items()))
+    try:
+        schema = pa.unify_schemas([pq.read_schema(path) for path in paths] or [empty], promote_options="permissive")
+    except pa.ArrowException as error:
+        raise ValueError(f"a column has several types ({error}): write .jsonl instead") from error
+    with pq.ParquetWriter(target, schema) as writer:
+        for path in paths:
+            whole = pa.concat_tables([schema.empty_table(), pq.read_table(path)], promote_options="permissive")
+            writer.write_table(whole.select(schema.names).cast(schema))

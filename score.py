@@ -1,0 +1,213 @@
+"""Scores tables of any size: a row out for every row in, in order, with topics, sentiment and entities.
+
+    python score.py reviews.csv --output scored.jsonl
+    python score.py news/*.parquet --output scored.parquet --text_column body --threads 8 --report report.html
+
+Reads CSV, JSON Lines, Parquet, plain text (a text a line) and Hub data sets, and keeps their columns; one named like
+a new one (`topics`, `entities`, `sentiment`, `sentiment_scores`, `error`) is renamed to `input_...`. A row that
+cannot be scored says why in `error`.
+
+Stop it at any moment, and the same command goes on where it stopped: what is done lies in `OUTPUT.parts` until all is.
+The table of what came out goes to standard output, the progress to standard error.
+"""
+
+import argparse
+import hashlib
+import os
+import sys
+from itertools import chain, islice
+from pathlib import Path
+
+from tqdm import tqdm
+
+from hub_files_tsn import HERE
+from parts_tsn import Parts, digest, write_file, write_part
+from report_tsn import report_page
+from rows_tsn import is_hub_id, read_table
+from summary_tsn import Summary
+from workers_tsn import WorkerKilled, run_tasks
+
+PART_ROWS = 500
+NEW_COLUMNS = ("topics", "entities", "sentiment", "sentiment_scores", "error")
+
+
+def load(model, onnx_file, threads, device):
+    """The pipeline; int8 on a CPU where the model has it, if `onnx_file` is `"auto"`."""
+    import torch
+    from transformers import AutoTokenizer, logging
+
+    from modeling_tsn import TSNModel
+    from pipeline_tsn import TSNPipeline
+
+    logging.set_verbosity_error()
+    torch.set_num_threads(threads)
+    options = {}
+    if onnx_file == "auto" and device in (None, "cpu") and not torch.cuda.is_available():
+        onnx_file = "model_quantized.onnx" if _has(model, "model_quantized.onnx") else "none"
+    if onnx_file not in ("auto", "none"):
+        options = {"onnx_file": onnx_file, "num_threads": threads}
+    loaded = TSNModel.from_pretrained(model, **options)
+    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+    return TSNPipeline(model=loaded.eval(), tokenizer=tokenizer, device=device)
+
+
+def _has(model, name):
+    from transformers.utils import cached_file
+
+    try:
+        return bool(cached_file(model, name, subfolder="onnx"))
+    except OSError:
+        return False
+
+
+def score_part(pipe, path, rows, rows_digest, batch_size):
+    """Scores rows and writes them as a part."""
+    results, summary = score_rows(pipe, rows, batch_size), Summary()
+    for result in results:
+        summary.count(result)
+    write_part(path, results, rows_digest, summary.state())
+
+
+def score_rows(pipe, rows, batch_size):
+    """Each row's columns with what was found in its text.
+
+    Args:
+        pipe: A `TSNPipeline`.
+        rows: Of `rows_tsn.read_table`.
+        batch_size: Chunks of a forward pass.
+    """
+    texts = [row.text for row in rows if row.text is not None]
+    found = iter(pipe(texts, batch_size=batch_size))
+    return [_scored(row, None if row.text is None else next(found)) for row in rows]
+
+
+def kept_name(name):
+    """What a column of the input is called in the output."""
+    return f"input_{name}" if name in NEW_COLUMNS else name
+
+
+def _scored(row, result):
+    columns = {}
+    for name, value in row.columns.items():
+        name = kept_name(name)
+        while name in columns:
+            name = f"input_{name}"
+        columns[name] = value
+    if result is None:
+        return {**columns, "topics": [], "entities": [], **dict.fromkeys(NEW_COLUMNS[2:4]), "error": row.error}
+    spans = {
+        key: [{**span, "score": round(span["score"], 4)} for span in result[key]] for key in ("topics", "entities")
+    }
+    sentiment = result["sentiment"]
+    scores = {label: round(value, 4) for label, value in sentiment["scores"].items()}
+    return {**columns, **spans, "sentiment": sentiment["label"], "sentiment_scores": scores, "error": None}
+
+
+def cut(rows):
+    """Yields lists of `PART_ROWS` rows."""
+    rows = iter(rows)
+    while part := list(islice(rows, PART_ROWS)):
+        yield part
+
+
+def score(arguments):
+    """The command; returns the [`Summary`]."""
+    output = Path(arguments.output)
+    if output.suffix not in (".jsonl", ".parquet"):
+        raise ValueError(f"--output must end in .jsonl or .parquet, not {output.name!r}")
+    if not output.parent.is_dir():
+        raise ValueError(f"--output: there is no folder {output.parent}")
+    if arguments.report and not Path(arguments.report).parent.is_dir():
+        raise ValueError(f"--report: there is no folder {Path(arguments.report).parent}")
+    if any(Path(name).exists() and output.exists() and output.samefile(name) for name in arguments.inputs):
+        raise ValueError(f"--output {output} is one of the inputs")
+    if output.exists() and not output.with_name(f"{output.name}.parts").exists():
+        raise ValueError(f"--output {output} is there already: delete it to score again")
+    reading = (arguments.text_column, arguments.split)
+    total, workers = None, arguments.threads
+    if not any(map(is_hub_id, arguments.inputs)):  # a data set would be downloaded twice
+        names = tqdm(arguments.inputs, "counting rows", leave=False)
+        total = sum(1 for name in names for _ in read_table(name, *reading))
+        workers = min(workers, -(-total // PART_ROWS) or 1)
+    if arguments.device not in (None, "cpu"):
+        workers = 1
+    settings = {"model": fingerprint(arguments.model, arguments.onnx), "part_rows": PART_ROWS}
+    settings |= {"batch_size": arguments.batch_size, "text_column": arguments.text_column}
+    parts, summary, count = Parts(output, settings), Summary(), 0
+    options = (arguments.model, arguments.onnx, arguments.threads if workers == 1 else 1, arguments.device)
+    rows = chain.from_iterable(read_table(name, *reading) for name in arguments.inputs)
+
+    def unfinished():
+        nonlocal count
+        for index, part in enumerate(cut(rows)):
+            count, rows_digest = index + 1, digest(part)
+            if parts.is_finished(index, rows_digest):
+                progress.update(len(part))
+            else:
+                yield len(part), (parts.path(index), part, rows_digest, arguments.batch_size)
+
+    with tqdm(total=total, desc="scoring", unit=" texts", smoothing=0.02) as progress:
+        for scored, _ in run_tasks(unfinished(), load, score_part, options, workers):
+            progress.update(scored)
+    for state in parts.summaries(count):
+        summary.add(Summary(state))
+    if arguments.report:
+        shown = parts.examples(count, kept_name(arguments.text_column))
+        page = report_page(summary, shown, ", ".join(Path(name).name for name in arguments.inputs))
+        write_file(Path(arguments.report), page.encode("utf-8", "backslashreplace"))
+    parts.join(count)
+    return summary
+
+
+def fingerprint(model, onnx_file):
+    """What tells this model from others: the SHA-256 of its files, or its id on the Hub."""
+    folder, found = Path(model), [onnx_file]
+    for path in (folder / "model.safetensors", folder / "config.json", *sorted(folder.glob("onnx/*.onnx"))):
+        if path.exists():
+            with path.open("rb") as file:
+                found.append(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}")
+    return found if folder.is_dir() else [onnx_file, str(model)]
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "inputs", nargs="+", metavar="INPUT", help=".csv, .jsonl, .parquet, .txt, or a Hub data set id"
+    )
+    parser.add_argument("--output", required=True, help="file to write: .jsonl or .parquet")
+    parser.add_argument("--text_column", default="text", help="column that holds the texts (default: text)")
+    parser.add_argument("--split", default="train", help="of a Hub data set (default: train)")
+    parser.add_argument("--model", default=str(HERE), help="folder or Hub id (default: the model of this folder)")
+    parser.add_argument(
+        "--onnx",
+        default="auto",
+        help="a file of the model's onnx folder, none, or auto: int8 if it is there (default)",
+    )
+    parser.add_argument("--batch_size", type=int, default=32, help="chunks of a forward pass (default: 32)")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=os.cpu_count(),
+        help="cores to use, each with a process and a model of its own (default: all)",
+    )
+    parser.add_argument("--report", help="HTML page to write: what came out, with plots and examples")
+    parser.add_argument("--device", help="such as cuda:0 (default: the CPU)")
+    arguments = parser.parse_args(argv)
+    for name in ("batch_size", "threads"):
+        if getattr(arguments, name) < 1:
+            parser.error(f"--{name} must be at least 1, not {getattr(arguments, name)}")
+    kept = f"what is done is kept in {arguments.output}.parts; the same command goes on from there"
+    try:
+        print(score(arguments).tables(), end="")
+    except KeyboardInterrupt:
+        print(f"\nscore.py: stopped; {kept}", file=sys.stderr)
+        sys.exit(130)
+    except WorkerKilled:
+        sys.exit(f"score.py: a worker was killed, as when memory runs out; {kept}. Fewer --threads take less.")
+    except (OSError, ValueError, ImportError) as error:
+        done = Path(f"{arguments.output}.parts").exists()
+        sys.exit(f"score.py: {error}{f'; {kept}' if done else ''}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,263 @@
+"""`score.py` by its command line: a row out for a row in, and the same bytes however often it is stopped."""
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import ROOT, TEXTS
+from transformers import AutoTokenizer
+
+import score
+from modeling_tsn import TSNModel
+from pipeline_tsn import TSNPipeline
+from rows_tsn import Row
+from summary_tsn import Summary
+
+pytestmark = pytest.mark.slow
+KILLS = int(os.environ.get("KILLS", "5"))
+BAD = [None, 3, "", "  ", "\ud800", "nul \0 byte", ["x"], {"a": 1}]
+
+
+def command(*arguments):
+    return [sys.executable, str(ROOT / "score.py"), *map(str, arguments)]
+
+
+def run(*arguments, **options):
+    return subprocess.run(command(*arguments), capture_output=True, encoding="utf-8", **options)
+
+
+def write_lines(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return path
+
+
+def read_lines(path):
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def model(onnx_folder):
+    return onnx_folder
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """Some 1,700 rows, some of which cannot be scored."""
+    rows = [{"n": i, "text": (BAD if i % 50 == 0 else TEXTS)[i % (8 if i % 50 == 0 else 5)]} for i in range(1700)]
+    return write_lines(tmp_path_factory.mktemp("table") / "in.jsonl", rows), rows
+
+
+@pytest.fixture(scope="module")
+def whole(table, model, tmp_path_factory):
+    """The output of a run that nothing disturbs, by two workers."""
+    output = tmp_path_factory.mktemp("whole") / "out.jsonl"
+    done = run(table[0], "--output", output, "--model", model, "--threads", 2)
+    assert done.returncode == 0, done.stderr
+    return output.read_bytes(), done
+
+
+def expected(model, rows):
+    """Each row with what the pipeline itself finds in its text."""
+    loaded = TSNModel.from_pretrained(model, onnx_file="model_quantized.onnx")
+    pipe, out = TSNPipeline(loaded, AutoTokenizer.from_pretrained(model)), []
+    for row in rows:
+        result = pipe(row["text"]) if isinstance(row["text"], str) else {"topics": [], "entities": []}
+        spans = {k: [{**s, "score": round(s["score"], 4)} for s in result[k]] for k in ("topics", "entities")}
+        sentiment = result.get("sentiment", {"label": None, "scores": None})
+        scores = sentiment["scores"] and {k: round(v, 4) for k, v in sentiment["scores"].items()}
+        out.append({**row, **spans, "sentiment": sentiment["label"], "sentiment_scores": scores})
+    return out
+
+
+def test_a_row_out_for_every_row_in(table, whole, model):
+    _, rows = table
+    found = [json.loads(line) for line in whole[0].decode().splitlines()]
+    errors = [row.pop("error") for row in found]
+    assert found == expected(model, rows)
+    assert [error is None for error in errors] == [isinstance(row["text"], str) for row in rows]
+    assert (
+        "1,700 rows" in whole[1].stdout
+        and f"{sum(e is not None for e in errors)} of them could not" in whole[1].stdout
+    )
+    assert "texts/s" in whole[1].stderr
+
+
+def test_killed_anywhere_it_goes_on_to_the_same_bytes(table, whole, model, tmp_path):
+    """At random moments, as often as KILLS says: while it loads, scores, writes or joins."""
+    output, seeds = tmp_path / "out.jsonl", random.Random(0)
+    arguments = (table[0], "--output", output, "--model", model, "--threads", 2)
+    kills = 0
+    while kills < KILLS:
+        process = subprocess.Popen(
+            command(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        wait = seeds.choice([seeds.uniform(0, 3), seeds.uniform(6, 12)])
+        try:
+            assert process.wait(wait) == 0
+            assert output.read_bytes() == whole[0]
+            output.unlink()
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            kills += 1
+            assert not output.exists() or output.read_bytes() == whole[0]
+    done = run(*arguments)
+    assert done.returncode == 0 or "is there already" in done.stderr, done.stderr
+    assert output.read_bytes() == whole[0] and not (tmp_path / "out.jsonl.parts").exists()
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("source", ["csv", "parquet", "txt", "jsonl"])
+def test_formats(source, suffix, model, tmp_path):
+    texts = [*TEXTS, "a, b", "last"]
+    path = tmp_path / f"in.{source}"
+    if source == "txt":
+        path.write_text("\n".join(texts), "utf-8")
+    elif source == "csv":
+        path.write_text("n,text\n" + "".join(f'{i},"{text}"\n' for i, text in enumerate(texts)), "utf-8")
+    elif source == "parquet":
+        pq.write_table(pa.table({"n": range(7), "text": texts, "day": pa.array([1] * 7, pa.date32())}), path)
+    else:
+        write_lines(path, [{"n": i, "text": text} for i, text in enumerate(texts)])
+    output = tmp_path / f"out{suffix}"
+    done = run(path, path, "--output", output, "--model", model, "--threads", 1)
+    assert done.returncode == 0, done.stderr
+    found = read_lines(output) if suffix == ".jsonl" else pq.read_table(output).to_pylist()
+    assert [row["text"] for row in found] == texts * 2
+    wanted = expected(model, [{"text": text} for text in texts])
+    names = ("topics", "entities", "sentiment", "sentiment_scores")
+    assert [{name: row[name] for name in names} for row in found] == [{n: r[n] for n in names} for r in wanted] * 2
+    if source != "txt":
+        assert [str(row["n"]) for row in found] == [*map(str, range(7))] * 2
+    if source == "parquet":
+        assert str(found[0]["day"]) == "1970-01-02"
+
+
+def test_parquet_of_columns_that_come_and_go(model, tmp_path):
+    """A part without a column, with null alone, with whole numbers and with others."""
+    rows = [{"text": "x", "a": None}] * score.PART_ROWS + [{"text": None, "a": 1}] * score.PART_ROWS
+    rows += [{"text": "y", "a": 1.5, "b": "late"}]
+    output = tmp_path / "out.parquet"
+    done = run(write_lines(tmp_path / "in.jsonl", rows), "--output", output, "--model", model, "--threads", 1)
+    assert done.returncode == 0, done.stderr
+    found = pq.read_table(output).to_pylist()
+    assert [(row["text"], row["a"], row["b"]) for row in found] == [(r["text"], r["a"], r.get("b")) for r in rows]
+    mixed = write_lines(tmp_path / "mixed.jsonl", [{"text": "x", "a": 1}, {"text": "x", "a": "one"}])
+    done = run(mixed, "--output", tmp_path / "mixed.parquet", "--model", model, "--threads", 1)
+    assert done.returncode == 1 and "column 'a' does not fit into Parquet" in done.stderr, done.stderr
+
+
+def test_a_report_beside_the_output(table, whole, model, tmp_path):
+    output, page = tmp_path / "out.jsonl", tmp_path / "report.html"
+    done = run(table[0], "--output", output, "--model", model, "--threads", 1, "--report", page)
+    assert done.returncode == 0, done.stderr
+    text = page.read_text("utf-8")
+    assert "1,700 rows" in text and text.count("<article>") == 4 and "in.jsonl" in text and str(tmp_path) not in text
+    assert output.read_bytes() == whole[0]  # by one worker as by two
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_nothing_in_nothing_out(suffix, model, tmp_path):
+    (tmp_path / "in.txt").write_bytes(b"")
+    done = run(tmp_path / "in.txt", "--output", tmp_path / f"out{suffix}", "--model", model)
+    assert done.returncode == 0 and done.stdout.startswith("0 rows"), done.stderr
+    assert (tmp_path / f"out{suffix}").exists()
+
+
+def test_columns_of_the_same_name_are_kept(model):
+    pipe = score.load(str(model), "none", 1, "cpu")
+    row = Row({"text": "Fine.", "topics": "mine", "input_topics": "too", "error": 3}, "Fine.", None)
+    [found] = score.score_rows(pipe, [row], 8)
+    assert score.kept_name("topics") == "input_topics" and score.kept_name("text") == "text"
+    assert found["input_topics"] == "mine" and found["input_input_topics"] == "too" and found["input_error"] == 3
+    assert found["error"] is None and isinstance(found["topics"], list)
+
+
+def test_a_full_disk_ends_with_a_message_and_what_is_done_is_kept(table, whole, model, tmp_path):
+    """A limit to a file's size stands for it: writing fails in the same place."""
+
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
+
+    output = tmp_path / "out.jsonl"
+    arguments = (table[0], "--output", output, "--model", model, "--threads", 1)
+    done = run(*arguments, preexec_fn=limit)
+    assert done.returncode == 1 and "the disk is full" in done.stderr and "goes on from there" in done.stderr, (
+        done.stderr
+    )
+    assert "Traceback" not in done.stderr and not output.exists()
+    assert not list((tmp_path / "out.jsonl.parts").glob("*.unfinished"))
+    assert run(*arguments).returncode == 0 and output.read_bytes() == whole[0]
+
+
+def test_a_worker_that_is_killed_ends_the_run_with_a_message(table, whole, model, tmp_path):
+    output = tmp_path / "out.jsonl"
+    arguments = (table[0], "--output", output, "--model", model, "--threads", 2)
+    process = subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8")
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while len(workers := [pid for pid in children.read_text().split() if _is_worker(pid)]) < 2:
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.kill(int(workers[0]), signal.SIGKILL)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1 and "a worker was killed" in err and "Traceback" not in err, err
+    assert run(*arguments).returncode == 0 and output.read_bytes() == whole[0]
+
+
+def _is_worker(pid):
+    try:
+        return b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def test_what_does_not_belong_together_is_not_joined(table, model, tmp_path):
+    """Another input, or other options, than those that the parts were made with."""
+    source = write_lines(tmp_path / "in.jsonl", table[1][:700])
+    output, arguments = tmp_path / "out.jsonl", ("--model", model, "--threads", 1)
+    write_lines(tmp_path / "bad.csv", [])
+    done = run(source, tmp_path / "bad.csv", "--output", output, *arguments)
+    assert done.returncode == 1 and "bad.csv: no column 'text'" in done.stderr
+    settings = score.fingerprint(str(model), "auto")
+    assert settings != score.fingerprint(str(model), "none")
+    parts = score.Parts(output, {"model": "other"})
+    done = run(source, "--output", output, *arguments)
+    assert done.returncode == 1 and "another run is writing" in done.stderr
+    parts._lock.close()
+    done = run(source, "--output", output, *arguments)
+    assert done.returncode == 1 and "other options or another model" in done.stderr
+    (tmp_path / "out.jsonl.parts" / "settings.json").unlink()
+    rows = [Row({"text": "other"}, "other", None)]
+    score.write_part(parts.path(0), [], score.digest(rows), Summary().state())
+    done = run(source, "--output", output, *arguments)
+    assert done.returncode == 1 and "the input has changed" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["in.jsonl", "--output", "out.csv"], "must end in .jsonl or .parquet"),
+        (["in.jsonl", "--output", "none/out.jsonl"], "there is no folder"),
+        (["in.jsonl", "--output", "out.jsonl", "--report", "none/r.html"], "--report: there is no folder"),
+        (["in.jsonl", "--output", "in.jsonl"], "is one of the inputs"),
+        (["none.jsonl", "--output", "out.jsonl"], "none.jsonl: no such file"),
+        (["in.jsonl", "--output", "there.jsonl"], "is there already"),
+        (["in.jsonl", "--output", "out.jsonl", "--batch_size", "0"], "--batch_size must be at least 1"),
+        (["in.jsonl", "--output", "out.jsonl", "--onnx", "x.onnx"], "x.onnx"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, words, model, tmp_path):
+    write_lines(tmp_path / "in.jsonl", [{"text": "x"}])
+    (tmp_path / "there.jsonl").write_bytes(b"")
+    done = run(*arguments, "--model", model, "--threads", 1, cwd=tmp_path)
+    assert done.returncode in (1, 2) and words in done.stderr and "Traceback" not in done.stderr, done.stderr
