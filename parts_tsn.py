@@ -5,14 +5,17 @@ of the rows that it was made of, and of what is summed up of it. The note is wri
 there.
 """
 
+import base64
 import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
 from pathlib import Path
 
+GROUP_PARTS = 50  # parts of a row group of Parquet: a group for each would grow the file's index without end
 TOPIC_FIELDS = [("word", "string"), ("score", "double"), ("start", "int64"), ("end", "int64")]
 
 
@@ -30,18 +33,26 @@ class Parts:
     def __init__(self, output, settings):
         self.output = Path(output)
         self.folder = self.output.with_name(f"{self.output.name}.parts")
+        shutil.rmtree(self._done, ignore_errors=True)  # of a run that ended while it was tidying up
         self.folder.mkdir(exist_ok=True)
         self._lock = open(self.folder / "lock", "w")  # noqa: SIM115 (held as long as the run)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise ValueError(f"{self.folder}: another run is writing these parts") from error
-        note = self.folder / "settings.json"
-        if note.exists() and json.loads(note.read_text("utf-8")) != settings:
+        note, begun = self.folder / "settings.json", any(self.folder.glob("[0-9]*.json"))
+        if self.output.exists() and not begun:
+            shutil.rmtree(self.folder)
+            raise ValueError(f"{self.output} is there already: delete it to score again")
+        if begun and note.exists() and json.loads(note.read_text("utf-8")) != settings:
             raise ValueError(
                 f"{self.folder} is of a run with other options or another model: go on as it began, or delete it"
             )
         write_file(note, json.dumps(settings).encode())
+
+    @property
+    def _done(self):
+        return self.output.with_name(f"{self.output.name}.done")
 
     def path(self, index):
         return self.folder / f"{index:07}{self.output.suffix}"
@@ -89,8 +100,11 @@ class Parts:
                 for path in paths:
                     with path.open("rb") as part:
                         shutil.copyfileobj(part, target, 1 << 20)
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())
         os.replace(unfinished, self.output)
-        shutil.rmtree(self.folder)
+        os.replace(self.folder, self._done)  # at once: a part that is gone would be scored again
+        shutil.rmtree(self._done)
 
 
 def write_part(path, rows, rows_digest, summary):
@@ -113,7 +127,7 @@ def write_part(path, rows, rows_digest, summary):
 
 def write_file(path, content):
     """Writes a file at once: it is there whole or not at all."""
-    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
     try:
         unfinished.write_bytes(content)
         os.replace(unfinished, path)
@@ -128,15 +142,32 @@ def digest(rows):
     """SHA-256 of a part's rows, by columns, text and error."""
     found = hashlib.sha256()
     for row in rows:
-        found.update(json.dumps(row, default=str).encode())
+        found.update(json.dumps(row, default=_plain).encode())
     return found.hexdigest()
 
 
 def _json_line(row):
     try:
-        return json.dumps(row, ensure_ascii=False, default=str).encode() + b"\n"
+        text = json.dumps(row, ensure_ascii=False, default=_plain, allow_nan=False)
+    except ValueError:  # JSON has no NaN and no infinity
+        text = json.dumps(_finite(row), ensure_ascii=False, default=_plain)
+    try:
+        return text.encode() + b"\n"
     except UnicodeEncodeError:  # lone surrogates, which JSON can escape and UTF-8 cannot write
-        return json.dumps(row, default=str).encode() + b"\n"
+        return json.dumps(json.loads(text)).encode() + b"\n"
+
+
+def _plain(value):
+    """What JSON does not know, as text: bytes in base64."""
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {key: _finite(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _read_rows(path):
@@ -170,7 +201,10 @@ def _parquet_bytes(rows):
         except (pa.ArrowException, UnicodeEncodeError, OverflowError) as error:
             raise ValueError(f"column {name!r} does not fit into Parquet ({error}): write .jsonl instead") from error
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns), sink)
+    try:
+        pq.write_table(pa.table(columns), sink)
+    except pa.ArrowException as error:
+        raise ValueError(f"these rows do not fit into Parquet ({error}): write .jsonl instead") from error
     return sink.getvalue().to_pybytes()
 
 
@@ -184,6 +218,10 @@ def _join_parquet(paths, target):
     except pa.ArrowException as error:
         raise ValueError(f"a column has several types ({error}): write .jsonl instead") from error
     with pq.ParquetWriter(target, schema) as writer:
-        for path in paths:
-            whole = pa.concat_tables([schema.empty_table(), pq.read_table(path)], promote_options="permissive")
-            writer.write_table(whole.select(schema.names).cast(schema))
+        for start in range(0, len(paths), GROUP_PARTS):
+            tables = [pq.read_table(path) for path in paths[start : start + GROUP_PARTS]]
+            try:
+                whole = pa.concat_tables([schema.empty_table(), *tables], promote_options="permissive")
+                writer.write_table(whole.select(schema.names).cast(schema))
+            except pa.ArrowException as error:
+                raise ValueError(f"a column has several types ({error}): write .jsonl instead") from error

@@ -10,7 +10,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-MAX_CELL = 2**31 - 1  # characters of a CSV cell
+MAX_CELL = 2**26  # characters of a CSV cell
+MAX_DEPTH = 100  # of nested JSON; more cannot be sent to another process
 _UNDECODED = re.compile("[\udc80-\udcff]")  # what `surrogateescape` makes of bytes that are not UTF-8
 
 
@@ -37,7 +38,7 @@ def read_table(path, text_column="text", split="train"):
     """
     path = str(path)
     suffix = Path(path).suffix.lower()
-    read = {".csv": _csv, ".jsonl": _json_lines, ".json": _json_lines, ".parquet": _parquet, ".txt": _text}.get(suffix)
+    read = _FORMATS.get(suffix)
     if is_hub_id(path):
         yield from _hub(path, text_column, split)
         return
@@ -50,7 +51,8 @@ def read_table(path, text_column="text", split="train"):
 
 def is_hub_id(path):
     """Whether this is a Hub data set's id rather than a file's path."""
-    return not Path(path).suffix and not Path(path).exists() and bool(re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path))
+    known = Path(path).suffix.lower() in (*_FORMATS, ".tsv", ".xlsx", ".gz", ".zip")
+    return not known and not Path(path).exists() and bool(re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", str(path)))
 
 
 def _row(columns, text_column):
@@ -85,10 +87,22 @@ def _json_lines(path, text_column):
             except (ValueError, RecursionError) as error:
                 yield Row({}, None, f"not a line of JSON ({error})")
                 continue
-            if isinstance(columns, dict):
+            if isinstance(columns, dict) and _depth(columns) > MAX_DEPTH:
+                yield Row({}, None, f"JSON that is nested more than {MAX_DEPTH} deep")
+            elif isinstance(columns, dict):
                 yield _row(columns, text_column)
             else:
                 yield Row({}, None, f"a JSON object is needed, not {type(columns).__name__}")
+
+
+def _depth(value):
+    """How deep lists and objects are nested."""
+    depth, level = 0, [value]
+    while level:
+        depth += 1
+        nested = [v for v in level if isinstance(v, (dict, list))]
+        level = [inner for v in nested for inner in (v.values() if isinstance(v, dict) else v)]
+    return depth
 
 
 def _csv(path, text_column):
@@ -110,10 +124,10 @@ def _csv(path, text_column):
             except StopIteration:
                 return
             except csv.Error as error:
-                if "unexpected end" in str(error):
+                if reader.line_num > start or "unexpected end" in str(error):
                     raise ValueError(
-                        f"{path}: a quote that opens in the row of line {start} is never closed; what follows cannot "
-                        "be told apart into rows"
+                        f"{path}: a quote that opens in the row of line {start} is never closed, or not before a "
+                        f"comma ({error}); what follows cannot be told apart into rows"
                     ) from error
                 yield Row({}, None, f"line {start} is not CSV ({error})")
                 continue
@@ -129,7 +143,8 @@ def _csv_row(header, cells, text_column):
         cells = [cell.decode("utf-8", "backslashreplace") for cell in raw]
     columns = {name: cells[i] if i < len(cells) else None for i, name in enumerate(header)}
     if len(cells) != len(header):
-        return Row(columns, None, f"{len(cells)} cells under a header of {len(header)}")
+        surplus = f": {cells[len(header) :]!r:.200}" if len(cells) > len(header) else ""
+        return Row(columns, None, f"{len(cells)} cells under a header of {len(header)}{surplus}")
     return Row(columns, None, "bytes that are not UTF-8") if undecoded else _row(columns, text_column)
 
 
@@ -142,11 +157,33 @@ def _parquet(path, text_column):
             names = file.schema_arrow.names
             if text_column not in names:
                 raise ValueError(f"{path}: no column {text_column!r} among {', '.join(map(repr, names))}")
+            if len(set(names)) < len(names):
+                raise ValueError(f"{path}: two columns have the same name ({', '.join(map(repr, names))})")
             for batch in file.iter_batches(1024):
-                for columns in batch.to_pylist():
-                    yield _row(columns, text_column)
+                yield from _batch_rows(batch, text_column)
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{path}: not a readable Parquet file ({error})") from error
+
+
+def _batch_rows(batch, text_column):
+    try:
+        rows = batch.to_pylist()
+    except (ValueError, OverflowError):  # text that is not UTF-8, a date out of Python's range
+        yield from (_cell_by_cell(batch, i, text_column) for i in range(batch.num_rows))
+        return
+    for columns in rows:
+        yield _row(columns, text_column)
+
+
+def _cell_by_cell(batch, i, text_column):
+    columns, errors = {}, []
+    for name, column in zip(batch.schema.names, batch.columns):
+        try:
+            columns[name] = column[i].as_py()
+        except (ValueError, OverflowError) as error:
+            columns[name] = None
+            errors.append(f"{name} cannot be read ({error})")
+    return Row(columns, None, "; ".join(errors)) if errors else _row(columns, text_column)
 
 
 def _hub(path, text_column, split):
@@ -154,3 +191,6 @@ def _hub(path, text_column, split):
 
     for columns in load_dataset(path, split=split, streaming=True):
         yield _row(dict(columns), text_column)
+
+
+_FORMATS = {".csv": _csv, ".jsonl": _json_lines, ".json": _json_lines, ".parquet": _parquet, ".txt": _text}

@@ -15,7 +15,7 @@ import argparse
 import hashlib
 import os
 import sys
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 
 from tqdm import tqdm
@@ -27,7 +27,7 @@ from rows_tsn import is_hub_id, read_table
 from summary_tsn import Summary
 from workers_tsn import WorkerKilled, run_tasks
 
-PART_ROWS = 500
+PART_ROWS, PART_CHARACTERS = 500, 4_000_000
 NEW_COLUMNS = ("topics", "entities", "sentiment", "sentiment_scores", "error")
 
 
@@ -42,7 +42,9 @@ def load(model, onnx_file, threads, device):
     logging.set_verbosity_error()
     torch.set_num_threads(threads)
     options = {}
-    if onnx_file == "auto" and device in (None, "cpu") and not torch.cuda.is_available():
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"--device {device}: there is no such device here")
+    if onnx_file == "auto" and device == "cpu":
         onnx_file = "model_quantized.onnx" if _has(model, "model_quantized.onnx") else "none"
     if onnx_file not in ("auto", "none"):
         options = {"onnx_file": onnx_file, "num_threads": threads}
@@ -77,8 +79,18 @@ def score_rows(pipe, rows, batch_size):
         batch_size: Chunks of a forward pass.
     """
     texts = [row.text for row in rows if row.text is not None]
-    found = iter(pipe(texts, batch_size=batch_size))
+    try:
+        found = iter(pipe(texts, batch_size=batch_size))
+    except Exception:  # whichever text it was, the others are not to suffer
+        return [_alone(pipe, row) for row in rows]
     return [_scored(row, None if row.text is None else next(found)) for row in rows]
+
+
+def _alone(pipe, row):
+    try:
+        return _scored(row, None if row.text is None else pipe(row.text))
+    except Exception as error:
+        return _scored(row._replace(error=f"could not be scored ({type(error).__name__}: {error})"), None)
 
 
 def kept_name(name):
@@ -104,10 +116,31 @@ def _scored(row, result):
 
 
 def cut(rows):
-    """Yields lists of `PART_ROWS` rows."""
-    rows = iter(rows)
-    while part := list(islice(rows, PART_ROWS)):
+    """Yields lists of `PART_ROWS` rows, or of fewer where their texts are long."""
+    part, characters = [], 0
+    for row in rows:
+        part.append(row)
+        characters += len(row.text or "")
+        if len(part) == PART_ROWS or characters >= PART_CHARACTERS:
+            yield part
+            part, characters = [], 0
+    if part:
         yield part
+
+
+def count_rows(path, text_column, split):
+    """Number of rows of a file.
+
+    Raises:
+        ValueError: it has rows, and none of them has the column.
+    """
+    count, found = 0, False
+    for row in read_table(path, text_column, split):
+        count += 1
+        found = found or text_column in row.columns
+    if count and not found:
+        raise ValueError(f"{path}: no row has a column {text_column!r}")
+    return count
 
 
 def score(arguments):
@@ -119,21 +152,22 @@ def score(arguments):
         raise ValueError(f"--output: there is no folder {output.parent}")
     if arguments.report and not Path(arguments.report).parent.is_dir():
         raise ValueError(f"--report: there is no folder {Path(arguments.report).parent}")
-    if any(Path(name).exists() and output.exists() and output.samefile(name) for name in arguments.inputs):
-        raise ValueError(f"--output {output} is one of the inputs")
-    if output.exists() and not output.with_name(f"{output.name}.parts").exists():
-        raise ValueError(f"--output {output} is there already: delete it to score again")
+    for name, path in (("output", output), ("report", Path(arguments.report or os.devnull))):
+        if any(path.resolve() == Path(other).resolve() for other in arguments.inputs):
+            raise ValueError(f"--{name} {path} is one of the inputs")
+    if arguments.report and output.resolve() == Path(arguments.report).resolve():
+        raise ValueError("--report and --output are the same file")
+    settings = {"model": fingerprint(arguments.model, arguments.onnx), "device": arguments.device}
+    settings |= {"batch_size": arguments.batch_size, "text_column": arguments.text_column, "part_rows": PART_ROWS}
+    parts, summary, count = Parts(output, settings), Summary(), 0
     reading = (arguments.text_column, arguments.split)
     total, workers = None, arguments.threads
     if not any(map(is_hub_id, arguments.inputs)):  # a data set would be downloaded twice
         names = tqdm(arguments.inputs, "counting rows", leave=False)
-        total = sum(1 for name in names for _ in read_table(name, *reading))
+        total = sum(count_rows(name, *reading) for name in names)
         workers = min(workers, -(-total // PART_ROWS) or 1)
-    if arguments.device not in (None, "cpu"):
+    if arguments.device != "cpu":
         workers = 1
-    settings = {"model": fingerprint(arguments.model, arguments.onnx), "part_rows": PART_ROWS}
-    settings |= {"batch_size": arguments.batch_size, "text_column": arguments.text_column}
-    parts, summary, count = Parts(output, settings), Summary(), 0
     options = (arguments.model, arguments.onnx, arguments.threads if workers == 1 else 1, arguments.device)
     rows = chain.from_iterable(read_table(name, *reading) for name in arguments.inputs)
 
@@ -142,7 +176,10 @@ def score(arguments):
         for index, part in enumerate(cut(rows)):
             count, rows_digest = index + 1, digest(part)
             if parts.is_finished(index, rows_digest):
-                progress.update(len(part))
+                progress.initial += len(part)  # not of this run's speed
+                progress.n += len(part)
+                progress.last_print_n += len(part)
+                progress.refresh()
             else:
                 yield len(part), (parts.path(index), part, rows_digest, arguments.batch_size)
 
@@ -162,7 +199,8 @@ def score(arguments):
 def fingerprint(model, onnx_file):
     """What tells this model from others: the SHA-256 of its files, or its id on the Hub."""
     folder, found = Path(model), [onnx_file]
-    for path in (folder / "model.safetensors", folder / "config.json", *sorted(folder.glob("onnx/*.onnx"))):
+    names = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json")
+    for path in (*(folder / name for name in names), *sorted(folder.glob("onnx/*.onnx"))):
         if path.exists():
             with path.open("rb") as file:
                 found.append(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}")
@@ -191,11 +229,12 @@ def main(argv=None):
         help="cores to use, each with a process and a model of its own (default: all)",
     )
     parser.add_argument("--report", help="HTML page to write: what came out, with plots and examples")
-    parser.add_argument("--device", help="such as cuda:0 (default: the CPU)")
+    parser.add_argument("--device", default="cpu", help="such as cuda:0 (default: cpu)")
     arguments = parser.parse_args(argv)
     for name in ("batch_size", "threads"):
         if getattr(arguments, name) < 1:
             parser.error(f"--{name} must be at least 1, not {getattr(arguments, name)}")
+    sys.stdout.reconfigure(errors="backslashreplace")  # a phrase may hold what the terminal cannot show
     kept = f"what is done is kept in {arguments.output}.parts; the same command goes on from there"
     try:
         print(score(arguments).tables(), end="")
@@ -204,9 +243,9 @@ def main(argv=None):
         sys.exit(130)
     except WorkerKilled:
         sys.exit(f"score.py: a worker was killed, as when memory runs out; {kept}. Fewer --threads take less.")
-    except (OSError, ValueError, ImportError) as error:
-        done = Path(f"{arguments.output}.parts").exists()
-        sys.exit(f"score.py: {error}{f'; {kept}' if done else ''}")
+    except (OSError, ValueError, ImportError, RuntimeError, MemoryError) as error:
+        done = any(Path(f"{arguments.output}.parts").glob("[0-9]*.json")) and "delete" not in str(error)
+        sys.exit(f"score.py: {error or type(error).__name__}{f'; {kept}' if done else ''}")
 
 
 if __name__ == "__main__":

@@ -4,12 +4,18 @@
 task is on its way to it; here, a worker's end is the end of its own connection.
 """
 
-from multiprocessing import get_context
+import os
+import threading
+from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
 
 
 class WorkerKilled(Exception):
     """A worker's process ended without a word, as when memory runs out."""
+
+
+class WorkerFailed(RuntimeError):
+    """What a worker's function raised, as text: not every exception can travel between processes."""
 
 
 def run_tasks(tasks, load, function, options, workers):
@@ -22,7 +28,7 @@ def run_tasks(tasks, load, function, options, workers):
 
     Raises:
         WorkerKilled: a worker ended.
-        Exception: what the function raised.
+        WorkerFailed: the function raised something, in a process of its own.
     """
     if workers == 1:
         loaded = load(*options)
@@ -62,27 +68,38 @@ def _receive(busy, idle):
     except (EOFError, OSError) as ended:
         raise WorkerKilled from ended
     if error is not None:
-        raise error
+        raise WorkerFailed(error)
     busy.remove(connection)
     idle.append(connection)
     return key, result
 
 
 def _work(connection, load, function, options):
+    # A parent that is killed must not leave a worker behind that still writes.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        loaded = load(*options)
-    except Exception as error:
-        connection.recv()
-        connection.send((None, None, error))
-        return
-    while True:
+        loaded, failed = None, None
         try:
-            key, arguments = connection.recv()
-        except (EOFError, KeyboardInterrupt):
-            return
-        try:
-            connection.send((key, function(loaded, *arguments), None))
+            loaded = load(*options)
         except Exception as error:
-            connection.send((key, None, error))
-        except KeyboardInterrupt:
-            return
+            failed = _told(error)
+        while True:
+            key, arguments = connection.recv()
+            result, error = None, failed
+            if failed is None:
+                try:
+                    result = function(loaded, *arguments)
+                except Exception as raised:
+                    error = _told(raised)
+            connection.send((key, result, error))
+    except (EOFError, OSError, KeyboardInterrupt):  # the parent has ended, or is about to
+        return
+
+
+def _told(error):
+    return str(error) if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {error}"
+
+
+def _end_with_parent():
+    wait([parent_process().sentinel])
+    os._exit(1)

@@ -68,7 +68,7 @@ def run(folder, rows, threads):
 
 def beside_the_pipeline(folder):
     """Seconds of the pipeline on a list, and of `score.py` on a file of the same texts, in turns, one thread each."""
-    pipe = score.load(str(ROOT), "auto", 1, None)
+    pipe = score.load(str(ROOT), "auto", 1, "cpu")
     score.load = lambda *_: pipe  # what is compared is the work, not the loading
     source, output = folder / "in.jsonl", folder / "out.jsonl"
     write_rows(source, SIDE_BY_SIDE)
@@ -78,7 +78,7 @@ def beside_the_pipeline(folder):
         "split": "train",
         "model": str(ROOT),
         "onnx": "auto",
-        "device": None,
+        "device": "cpu",
         "report": None,
     }
     options |= {"inputs": [str(source)], "output": str(output), "batch_size": 32, "threads": 1}

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rows_tsn import Row, read_table
+from rows_tsn import Row, is_hub_id, read_table
 
 cells = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
@@ -81,6 +81,7 @@ def test_parquet(tmp_path):
         ("a.jsonl", b'{"text": "fine"}\n{"text": \nnull\n[1]\n\n{"text": 3}\n{}\n',
          [None, "not a line of JSON", "NoneType", "list", "text is int", "no 'text'"]),
         ("a.jsonl", b'{"text": "caf\xe9"}\n' + b"[" * 10**5 + b"\n", ["not a line of JSON", "not a line of JSON"]),
+        ("a.jsonl", b'{"text": "x", "a": ' + b"[" * 300 + b"]" * 300 + b"}", ["nested more than 100 deep"]),
         ("a.jsonl", b'{"text": "\\ud800"}\n{"text": "x", "n": NaN}', [None, None]),
     ],
 )  # fmt: skip
@@ -100,6 +101,7 @@ def test_a_row_that_cannot_be_scored_says_why(tmp_path, name, content, errors):
         ("a.csv", b"id,body\n", "no column 'text' among 'id', 'body'"),
         ("a.csv", b"text,text\n", "the same name"),
         ("a.csv", b'text,id\n"open,1\nfine,2\n', "opens in the row of line 2 is never closed"),
+        ("a.csv", b'id,text\n1,"open\n2,fine\n3,"quoted"\n4,fine\n', "opens in the row of line 2 is never closed"),
         ("a.parquet", b"PAR1 but no more", "not a readable Parquet file"),
         ("a.xlsx", b"x", "the format is not known"),
     ],
@@ -109,6 +111,22 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, name, content, words):
     with pytest.raises(ValueError, match=words) as error:
         list(read_table(tmp_path / name))
     assert str(tmp_path / name) in str(error.value)
+
+
+def test_cells_of_parquet_that_cannot_be_read(tmp_path):
+    texts = pa.Array.from_buffers(
+        pa.string(), 3, [None, pa.array([0, 1, 2, 3], pa.int32()).buffers()[1], pa.py_buffer(b"a\xffb")]
+    )
+    days = pa.array([1, 2**31 - 1, 3], pa.int32()).view(pa.date32())
+    pq.write_table(pa.table({"text": texts, "day": days}), tmp_path / "a.parquet")
+    found = list(read_table(tmp_path / "a.parquet"))
+    assert [row.text for row in found] == ["a", None, "b"]
+    assert "text cannot be read" in found[1].error and "day cannot be read" in found[1].error
+
+
+def test_ids_of_data_sets_are_told_from_files(tmp_path):
+    assert all(map(is_hub_id, ("imdb", "stanfordnlp/sst2", "teknium/OpenHermes-2.5")))
+    assert not any(map(is_hub_id, ("a.csv", "a.xlsx", "../a", "/a/b", str(tmp_path), "a/b/c")))
 
 
 def test_a_parquet_file_cut_short_is_named(tmp_path):

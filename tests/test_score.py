@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 
 import score
 from modeling_tsn import TSNModel
+from parts_tsn import _json_line
 from pipeline_tsn import TSNPipeline
 from rows_tsn import Row
 from summary_tsn import Summary
@@ -156,6 +157,28 @@ def test_parquet_of_columns_that_come_and_go(model, tmp_path):
     assert done.returncode == 1 and "column 'a' does not fit into Parquet" in done.stderr, done.stderr
 
 
+def test_one_text_that_fails_does_not_end_the_others():
+    def pipe(texts, batch_size=1):
+        given = [texts] if isinstance(texts, str) else texts
+        if "bad" in given:
+            raise IndexError("no such thing")
+        found = [{"topics": [], "entities": [], "sentiment": {"label": "neutral", "scores": {}}} for _ in given]
+        return found[0] if isinstance(texts, str) else found
+
+    rows = [Row({"text": text}, text, None) for text in ("good", "bad", "fine")] + [Row({}, None, "null")]
+    found = score.score_rows(pipe, rows, 8)
+    assert [row["sentiment"] for row in found] == ["neutral", None, "neutral", None]
+    assert [row["error"] for row in found] == [None, "could not be scored (IndexError: no such thing)", None, "null"]
+
+
+def test_output_is_json_and_long_texts_make_small_parts():
+    strict = json.loads(_json_line({"a": [float("nan"), {"b": float("inf")}], "c": b"\xff", "d": "\ud800"}))
+    assert strict == {"a": [None, {"b": None}], "c": "/w==", "d": "\ud800"}
+    rows = [Row({}, "x" * 1_000_000, None)] * 10 + [Row({}, "x", None)] * 1200
+    sizes = [len(part) for part in score.cut(rows)]
+    assert sizes == [4, 4, 500, 500, 202]
+
+
 def test_a_report_beside_the_output(table, whole, model, tmp_path):
     output, page = tmp_path / "out.jsonl", tmp_path / "report.html"
     done = run(table[0], "--output", output, "--model", model, "--threads", 1, "--report", page)
@@ -182,22 +205,24 @@ def test_columns_of_the_same_name_are_kept(model):
     assert found["error"] is None and isinstance(found["topics"], list)
 
 
-def test_a_full_disk_ends_with_a_message_and_what_is_done_is_kept(table, whole, model, tmp_path):
+def test_a_full_disk_ends_with_a_message_and_what_is_done_is_kept(model, tmp_path):
     """A limit to a file's size stands for it: writing fails in the same place."""
 
     def limit():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (120_000, resource.RLIM_INFINITY))
 
+    rows = [{"n": i, "text": "" if i < score.PART_ROWS else TEXTS[i % 5]} for i in range(score.PART_ROWS + 300)]
     output = tmp_path / "out.jsonl"
-    arguments = (table[0], "--output", output, "--model", model, "--threads", 1)
+    arguments = (write_lines(tmp_path / "in.jsonl", rows), "--output", output, "--model", model, "--threads", 1)
     done = run(*arguments, preexec_fn=limit)
     assert done.returncode == 1 and "the disk is full" in done.stderr and "goes on from there" in done.stderr, (
         done.stderr
     )
     assert "Traceback" not in done.stderr and not output.exists()
-    assert not list((tmp_path / "out.jsonl.parts").glob("*.unfinished"))
-    assert run(*arguments).returncode == 0 and output.read_bytes() == whole[0]
+    kept = tmp_path / "out.jsonl.parts" / "0000000.jsonl"
+    assert not list(kept.parent.glob("*.unfinished")) and len(read_lines(kept)) == score.PART_ROWS
+    assert run(*arguments).returncode == 0 and [row["n"] for row in read_lines(output)] == [*range(len(rows))]
 
 
 def test_a_worker_that_is_killed_ends_the_run_with_a_message(table, whole, model, tmp_path):
@@ -228,9 +253,12 @@ def test_what_does_not_belong_together_is_not_joined(table, model, tmp_path):
     write_lines(tmp_path / "bad.csv", [])
     done = run(source, tmp_path / "bad.csv", "--output", output, *arguments)
     assert done.returncode == 1 and "bad.csv: no column 'text'" in done.stderr
+    done = run(source, "--output", output, *arguments, "--text_column", "body")
+    assert done.returncode == 1 and "no row has a column 'body'" in done.stderr
     settings = score.fingerprint(str(model), "auto")
     assert settings != score.fingerprint(str(model), "none")
     parts = score.Parts(output, {"model": "other"})
+    score.write_part(parts.path(0), [], "", Summary().state())
     done = run(source, "--output", output, *arguments)
     assert done.returncode == 1 and "another run is writing" in done.stderr
     parts._lock.close()
@@ -249,6 +277,10 @@ def test_what_does_not_belong_together_is_not_joined(table, model, tmp_path):
         (["in.jsonl", "--output", "out.csv"], "must end in .jsonl or .parquet"),
         (["in.jsonl", "--output", "none/out.jsonl"], "there is no folder"),
         (["in.jsonl", "--output", "out.jsonl", "--report", "none/r.html"], "--report: there is no folder"),
+        (["in.jsonl", "--output", "out.jsonl", "--report", "in.jsonl"], "--report in.jsonl is one of the inputs"),
+        (["in.jsonl", "--output", "out.jsonl", "--report", "out.jsonl"], "are the same file"),
+        (["in.jsonl", "--output", "out.jsonl", "--device", "foo"], "foo"),
+        (["in.jsonl", "--output", "out.jsonl", "--device", "cuda:7"], "no such device"),
         (["in.jsonl", "--output", "in.jsonl"], "is one of the inputs"),
         (["none.jsonl", "--output", "out.jsonl"], "none.jsonl: no such file"),
         (["in.jsonl", "--output", "there.jsonl"], "is there already"),
