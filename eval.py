@@ -9,7 +9,6 @@ matrices and how far scores can be read as probabilities.
 """
 
 import argparse
-import hashlib
 import json
 import platform
 import sys
@@ -24,6 +23,7 @@ from transformers.utils import cached_file
 from calibration_tsn import expected_calibration_error, reliability
 from configuration_tsn import TASKS
 from data_tsn import read_rows
+from hub_files_tsn import sha256
 from metric_tsn import compute_metrics_from_rows
 from modeling_tsn import TSNModel
 from pipeline_tsn import TSNPipeline
@@ -166,8 +166,7 @@ def draw(record, folder):
 def weights_sha256(checkpoint, onnx_file=None):
     """SHA-256, in hexadecimal, of the checkpoint's `model.safetensors` or of a file of its `onnx` folder."""
     name = ("model.safetensors", "") if onnx_file is None else (onnx_file, "onnx")
-    weights = Path(cached_file(checkpoint, name[0], subfolder=name[1]))
-    return hashlib.sha256(weights.read_bytes()).hexdigest()
+    return sha256(cached_file(checkpoint, name[0], subfolder=name[1]))
 
 
 def main(argv=None):

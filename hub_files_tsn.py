@@ -1,5 +1,6 @@
 """Which files a Hub repository of TSN holds: those named here and no others."""
 
+import hashlib
 import json
 import re
 import tempfile
@@ -40,6 +41,12 @@ _SECRETS = {
         *(rb":\\{1,2}Documents and Settings",),
     ),
 }
+
+
+def sha256(path):
+    """SHA-256 of a file, in hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_record(path):

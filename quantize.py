@@ -13,7 +13,6 @@ With --eval_file, no head's main metric may fall by more than --max_drop; otherw
 """
 
 import argparse
-import hashlib
 import json
 import os
 import statistics
@@ -45,6 +44,7 @@ from export_tsn import (
     quantize_onnx,
     weight_nodes,
 )
+from hub_files_tsn import sha256
 from hub_tsn import write_hub_folder
 from metric_tsn import MAIN_METRICS
 from modeling_tsn import TSNModel
@@ -238,10 +238,7 @@ def quantize(arguments):
                 "transformers": transformers.__version__,
             },
             "export_difference": difference,
-            "files": {
-                file.name: {"bytes": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
-                for file in (fp32, path)
-            },
+            "files": {file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in (fp32, path)},
             "eval_files": [Path(file).name for file in arguments.eval_file or []],
             "max_drop": arguments.max_drop if rows else None,
             "layer_errors": errors,

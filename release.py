@@ -11,7 +11,6 @@ that was interrupted is run again. `pipeline(..., revision="v1.2.0")` loads it.
 """
 
 import argparse
-import hashlib
 import re
 import shutil
 import subprocess
@@ -32,6 +31,7 @@ from hub_files_tsn import (
     check_content,
     read_record,
     release_files,
+    sha256,
 )
 from upload_tsn import HubError, Repository
 from verify_tsn import ask, download, same
@@ -49,10 +49,6 @@ def git(*arguments):
     if done.returncode:
         raise ValueError(f"git {' '.join(arguments)}: {done.stderr.strip()}; release from a clone of the repository")
     return done.stdout.strip()
-
-
-def sha256(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def check_names(arguments):
@@ -92,7 +88,7 @@ def _unmeasured(files, card):
     weights, problems = sha256(files["model.safetensors"]), []
     if read_record(files[EVAL_RESULTS])["weights_sha256"] != weights:
         problems.append(f"{EVAL_RESULTS} was measured on other weights than model.safetensors: make eval")
-    onnx = [name for name in files if name.endswith(".onnx")]
+    onnx = {name: sha256(path) for name, path in files.items() if name.endswith(".onnx")}
     if onnx and QUANTIZATION_REPORT not in files:
         return [*problems, f"onnx/ is there without {QUANTIZATION_REPORT}: make int8"]
     if onnx:
@@ -101,13 +97,13 @@ def _unmeasured(files, card):
             problems.append("the ONNX files were made of other weights than model.safetensors: make int8")
         problems += [
             f"{name} is not the file that {QUANTIZATION_REPORT} tells of: make int8"
-            for name in onnx
-            if report["files"].get(Path(name).name, {}).get("sha256") != sha256(files[name])
+            for name, digest in onnx.items()
+            if report["files"].get(Path(name).name, {}).get("sha256") != digest
         ]
     if INT8_MARKER in card:
         if INT8_FILE not in files:
             problems.append(f"README.md tells of int8 and there is no {INT8_FILE}: make int8")
-        elif read_record(files[INT8_RESULTS])["weights_sha256"] != sha256(files[INT8_FILE]):
+        elif read_record(files[INT8_RESULTS])["weights_sha256"] != onnx[INT8_FILE]:
             problems.append(f"{INT8_RESULTS} was measured on another file than {INT8_FILE}: make int8")
     return problems
 

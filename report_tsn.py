@@ -1,11 +1,10 @@
 """What came out of scoring, as one page that needs nothing else: readable on paper, on a phone and without colours."""
 
-from collections import Counter
 from html import escape
 
 from highlight_tsn import STYLE, highlighted
+from summary_tsn import SHOWN
 
-SHOWN = 15
 PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -85,18 +84,11 @@ def _sentiment_rows(sentiments, scored):
 
 
 def _topic_rows(summary):
-    totals, labels = Counter(), {}
-    for (topic, label), n in summary.topics.items():
-        totals[topic] += n
-        labels.setdefault(topic, []).append((label, n))
     return [
-        [escape(topic), f"{n:,}", _bar(sorted(labels[topic], key=str), n)] for topic, n in totals.most_common(SHOWN)
+        [escape(topic), f"{n:,}", _bar(sorted(labels.items(), key=str), n)]
+        for topic, n, labels in summary.top_topics()
     ]
 
 
 def _entity_rows(summary):
-    rows = []
-    for kind in sorted({kind for kind, _ in summary.entities}):
-        of_kind = Counter({name: n for (k, name), n in summary.entities.items() if k == kind})
-        rows += [[escape(kind), escape(name), f"{n:,}"] for name, n in of_kind.most_common(SHOWN // 2)]
-    return rows
+    return [[escape(kind), escape(name), f"{n:,}"] for kind, name, n in summary.top_entities(SHOWN // 2)]

@@ -12,7 +12,6 @@ The table of what came out goes to standard output, the progress to standard err
 """
 
 import argparse
-import hashlib
 import os
 import sys
 from itertools import chain
@@ -20,7 +19,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from hub_files_tsn import HERE
+from hub_files_tsn import HERE, sha256
 from parts_tsn import Parts, digest, write_file, write_part
 from report_tsn import report_page
 from rows_tsn import is_hub_id, read_table
@@ -202,8 +201,7 @@ def fingerprint(model, onnx_file):
     names = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json")
     for path in (*(folder / name for name in names), *sorted(folder.glob("onnx/*.onnx"))):
         if path.exists():
-            with path.open("rb") as file:
-                found.append(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}")
+            found.append(f"{path.name} {sha256(path)}")
     return found if folder.is_dir() else [onnx_file, str(model)]
 
 

@@ -58,6 +58,22 @@ class Summary:
             "entities": [[*key, n] for key, n in self.entities.items()],
         }
 
+    def top_topics(self):
+        """The most frequent topics, `(topic, texts, {label: texts})`."""
+        totals, labels = Counter(), {}
+        for (topic, label), n in self.topics.items():
+            totals[topic] += n
+            labels.setdefault(topic, {})[label] = n
+        return [(topic, n, labels[topic]) for topic, n in totals.most_common(SHOWN)]
+
+    def top_entities(self, most):
+        """The most frequent entities of each type, `(type, name, texts)`."""
+        found = []
+        for kind in sorted({kind for kind, _ in self.entities}):
+            of_kind = Counter({name: n for (k, name), n in self.entities.items() if k == kind})
+            found += [(kind, name, n) for name, n in of_kind.most_common(most)]
+        return found
+
     def tables(self):
         """Sentiment shares, top topics with their texts' sentiment, and entities by type, as Markdown."""
         scored = sum(self.sentiments.values()) or 1
@@ -66,17 +82,12 @@ class Summary:
         for label, n in sorted(self.sentiments.items(), key=lambda item: str(item[0])):
             lines.append([label or "none", f"{n:,}", f"{n / scored:.1%}"])
         parts = [markdown_table(lines)]
-        totals = Counter()
-        for (topic, _), n in self.topics.items():
-            totals[topic] += n
         lines = [["topic", "texts", *labels]]
-        for topic, n in totals.most_common(SHOWN):
+        for topic, n, _ in self.top_topics():
             lines.append([topic, f"{n:,}", *(f"{self.topics[topic, label] / n:.0%}" for label in labels)])
         parts.append(markdown_table(lines) if len(lines) > 1 else "No topics.\n")
         lines = [["type", "entity", "texts"]]
-        for kind in sorted({kind for kind, _ in self.entities}):
-            of_kind = Counter({name: n for (k, name), n in self.entities.items() if k == kind})
-            lines += [[kind, name, f"{n:,}"] for name, n in of_kind.most_common(SHOWN // 3)]
+        lines += [[kind, name, f"{n:,}"] for kind, name, n in self.top_entities(SHOWN // 3)]
         parts.append(markdown_table(lines, left=2) if len(lines) > 1 else "No entities.\n")
         head = f"{self.rows:,} rows, {self.errors:,} of them could not be scored.\n"
         return "\n".join([head, *parts])

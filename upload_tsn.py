@@ -2,6 +2,7 @@
 
 import hashlib
 import sys
+from collections.abc import Iterator
 
 import requests
 import semver
@@ -70,7 +71,8 @@ class Repository:
 
     def _ask(self, method, **arguments):
         try:
-            return getattr(self._api, method)(repo_id=self.repo_id, **arguments)
+            answer = getattr(self._api, method)(repo_id=self.repo_id, **arguments)
+            return list(answer) if isinstance(answer, Iterator) else answer  # pages are asked for as they are read
         # RuntimeError is how huggingface_hub wraps a failed upload, ValueError a card that the Hub refuses.
         except (HfHubHTTPError, requests.RequestException, RuntimeError, ValueError) as error:
             raise HubError(self._explain(error)) from error
@@ -135,10 +137,7 @@ class Repository:
 
     def _tree(self, commit):
         """The commit's files, names to hashes: git's, or the SHA-256 of an LFS object."""
-        try:
-            entries = list(self._api.list_repo_tree(self.repo_id, revision=commit, recursive=True))
-        except (HfHubHTTPError, requests.RequestException) as error:
-            raise HubError(self._explain(error)) from error
+        entries = self._ask("list_repo_tree", revision=commit, recursive=True)
         files = [entry for entry in entries if isinstance(entry, RepoFile)]
         return {file.path: file.lfs.sha256 if file.lfs else file.blob_id for file in files}
 
