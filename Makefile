@@ -32,8 +32,9 @@ lint: .venv/installed  ## ruff: lint and format
 	.venv/bin/ruff format --check .
 
 DATA ?= ../shared/data
-eval: .venv/installed  ## evaluate the model of this folder on DATA/test.parquet; writes eval_results.json and .md
+eval: .venv/installed  ## evaluate the model of this folder on DATA/test.parquet; writes eval_results and bench/results
 	.venv/bin/python eval.py . $(DATA)/test.parquet --plots bench/results
+	.venv/bin/python bench/topic_sentiment.py . --data $(DATA)
 
 int8: .venv/installed  ## quantize the model of this folder into onnx/, measured on DATA; writes bench/results/int8
 	.venv/bin/python quantize.py . --output_dir .
@@ -63,8 +64,9 @@ out/backbone/tokenizer.json: .venv/installed backbone_tsn.py
 backbone: out/backbone/tokenizer.json  ## make the encoder that training starts from, in out/backbone
 
 TRAIN_FILES = --train_file $(DATA)/train.parquet --validation_file $(DATA)/validation.parquet
-train: backbone  ## train the model of this folder again on DATA, into out/v1
+train: backbone  ## train the model of this folder again on DATA: out/v1, and from that out/v2
 	.venv/bin/python train.py configs/tsn-e5.yaml $(TRAIN_FILES) --output_dir out/v1
+	.venv/bin/python train.py configs/tsn-e5-topics.yaml $(TRAIN_FILES) --output_dir out/v2
 
 bench-training: backbone  ## after make train: train.py beside a bare loop; one model beside three and an adapter
 	.venv/bin/python bench/training.py --backbone out/backbone --data $(DATA)

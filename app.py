@@ -60,8 +60,8 @@ def analyse(text):
     if len(text) > MAX_CHARACTERS:
         raise gr.Error(f"The text has {len(text):,} characters; this page takes {MAX_CHARACTERS:,}.")
     result = tsn(text, batch_size=32, return_chunks=True)
-    spans = [["topic", t["word"], round(t["score"], 2)] for t in result["topics"]]
-    spans += [[e["entity_group"], e["word"], round(e["score"], 2)] for e in result["entities"]]
+    spans = [["topic", t["word"], round(t["score"], 2), t["sentiment"]] for t in result["topics"]]
+    spans += [[e["entity_group"], e["word"], round(e["score"], 2), ""] for e in result["entities"]]
     by_chunk = f"<h3>Sentiment by chunk</h3>{chunk_sentiments(text, result['chunks'])}"
     return (
         f"<style>{STYLE}</style>{highlighted(text, result)}",
@@ -131,7 +131,7 @@ def analyse_file(path, column, progress=gr.Progress()):  # noqa: B008 (it is how
     scored = []
     for row, result in zip(rows, progress.tqdm(tsn(texts, batch_size=32), total=len(rows), unit="texts")):
         sentiment = result["sentiment"]
-        topics = "; ".join(t["word"] for t in result["topics"])
+        topics = "; ".join(f"{t['word']} ({t['sentiment']})" for t in result["topics"])
         entities = "; ".join(f"{e['entity_group']}: {e['word']}" for e in result["entities"])
         shares = [round(sentiment["scores"][name], 3) for name in SCORES]
         scored.append([*row, sentiment["label"] or "", *shares, topics, entities])
@@ -151,7 +151,8 @@ def build():
     with gr.Blocks(title="TSN: topics, sentiment, entities", delete_cache=(3600, 3600)) as page:
         gr.Markdown(
             "# TSN: topics, sentiment and named entities in one read\n"
-            "Topics are underlined, entities marked with their type. English, German, Spanish, French, Italian, "
+            "Topics are underlined, in green where they are praised and with a red wave where they are blamed; "
+            "entities are marked with their type. English, German, Spanish, French, Italian, "
             f"Dutch, Portuguese; texts of any length. {link}"
         )
         with gr.Tab("Text"):
@@ -160,7 +161,10 @@ def build():
             shown = gr.HTML(render=False)
             scores = gr.Label(label="Sentiment", render=False)
             spans = gr.Dataframe(
-                headers=["kind", "phrase", "score"], label="Topics, then entities", wrap=True, render=False
+                headers=["kind", "phrase", "score", "sentiment"],
+                label="Topics, then entities",
+                wrap=True,
+                render=False,
             )
             chunks = gr.HTML(visible=False, render=False)
             outputs = [shown, scores, spans, chunks]

@@ -87,6 +87,19 @@ def model_section(folder):
     )
 
 
+def topics_section(folder):
+    """How well the sentiment of a topic is read, at its words and otherwise."""
+    record = read(folder, RESULTS / "topic_sentiment.json")
+    if record["weights_sha256"] != read(folder, EVAL_RESULTS)["weights_sha256"]:
+        raise ValueError(f"{RESULTS}/topic_sentiment.json was measured on other weights than {EVAL_RESULTS}")
+    readings = {"majority": record["majority"], "text": "the text's", "sentence": "its sentence", "topic": "its words"}
+    lines = [["Macro F1 (accuracy)", "Topics", *readings.values()]]
+    for name, group in record["results"].items():
+        cells = (f"{group[r]['macro_f1']:.3f} ({group[r]['accuracy']:.3f})" for r in readings)
+        lines.append([name, f"{group['topics']:,}", *cells])
+    return markdown_table(lines)
+
+
 def published_section(folder):
     """The results beside those that others have published on the same test sets."""
     results = read(folder, EVAL_RESULTS)["results"]
@@ -164,6 +177,7 @@ def scoring_section(folder):
 SECTIONS = {
     "model": model_section,
     "results": results_section,
+    "topics": topics_section,
     "published": published_section,
     "int8": int8_section,
     "bench": lambda folder: summary(read(folder, RESULTS / "bench.json")),

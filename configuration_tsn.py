@@ -32,7 +32,8 @@ class TSNConfig(PretrainedConfig):
         ner_labels: Tags of the entity head. Defaults to `ner_scheme` over PER, LOC, ORG and MISC.
         sentiment_labels: Classes of the sentiment head. Defaults to negative, neutral, positive.
         ner_scheme: `"BIOES"` or `"IO"` (`O, PER, LOC, ...`: adjacent entities of one type become one).
-        loss_weights: Weight of each head's loss, keys `topic`, `ner` and `sentiment`. Defaults to 0.7, 0.1, 0.2.
+        loss_weights: Weight of each head's loss, keys `topic`, `ner` and `sentiment`. Defaults to 0.7, 0.1, 0.2. The
+            sentiment head's counts for texts and for topics, each.
         pooling: What the sentiment head reads: `"cls"`, the first token, or `"mean"`, the mean over the mask.
         chunk_words: Words a chunk that the model was trained on holds at most; the pipeline's default.
         head_dropout: Dropout before each head, a probability.
@@ -46,7 +47,10 @@ class TSNConfig(PretrainedConfig):
 
     model_type = "tsn"
     sub_configs = {"backbone_config": AutoConfig}
-    keys_to_ignore_at_inference = ["topic_loss", "ner_loss", "sentiment_loss", "hidden_states", "attentions"]
+    keys_to_ignore_at_inference = [
+        *("topic_loss", "ner_loss", "sentiment_loss", "topic_sentiment_loss"),
+        *("hidden_states", "attentions"),
+    ]
 
     def __init__(
         self,

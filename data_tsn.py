@@ -1,7 +1,8 @@
 """Annotated examples: from files or the Hub to checked rows.
 
-A row is a dict with `text` and up to three kinds of label, any of them None: `topics: [{start, end}]`,
-`entities: [{start, end, label}]`, `sentiment`; and optionally `id`, `source`, `language`. Offsets are in characters.
+A row is a dict with `text` and up to three kinds of label, any of them None: `topics: [{start, end, sentiment}]`,
+where a topic's sentiment may be None or left out, `entities: [{start, end, label}]`, `sentiment`; and optionally `id`,
+`source`, `language`. Offsets are in characters.
 """
 
 import ast
@@ -178,22 +179,35 @@ def _checked(raw, config, entity_types):
     if not isinstance(text, str):  # an empty text is one: it has no words to learn from, and no chunks
         raise ValueError(f"text must be a string, not {type(text).__name__}")
     row = {name: raw.get(name) for name in COLUMNS}
-    row["topics"] = _spans(text, raw.get("topics"), "topics", None)
-    row["entities"] = _spans(text, raw.get("entities"), "entities", entity_types)
-    sentiment = raw.get("sentiment")
-    if (
-        isinstance(sentiment, int)
-        and not isinstance(sentiment, bool)
-        and 0 <= sentiment < len(config.sentiment_labels)
-    ):
-        sentiment = config.sentiment_labels[sentiment]
-    if sentiment is not None and sentiment not in config.sentiment_labels:
-        raise ValueError(f"sentiment {sentiment!r} is not one of {', '.join(config.sentiment_labels)}")
-    row["sentiment"] = sentiment
+    labels = config.sentiment_labels
+    row["topics"] = _spans(text, raw.get("topics"), "topics", lambda topic: _topic_sentiment(topic, labels))
+    row["entities"] = _spans(text, raw.get("entities"), "entities", lambda entity: _entity_type(entity, entity_types))
+    row["sentiment"] = _sentiment(raw.get("sentiment"), labels)
     return row
 
 
-def _spans(text, spans, name, types):
+def _sentiment(value, labels):
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(labels):
+        return labels[value]
+    if value is not None and value not in labels:
+        raise ValueError(f"sentiment {value!r} is not one of {', '.join(labels)}")
+    return value
+
+
+def _topic_sentiment(topic, labels):
+    try:
+        return {"sentiment": _sentiment(topic.get("sentiment"), labels)}
+    except ValueError as error:
+        raise ValueError(f"topics: {error}") from error
+
+
+def _entity_type(entity, types):
+    if entity.get("label") not in types:
+        raise ValueError(f"entities: {entity.get('label')!r} is not one of {', '.join(types)}")
+    return {"label": entity["label"]}
+
+
+def _spans(text, spans, name, read):
     if spans is None:
         return None
     if not isinstance(spans, (list, tuple)):
@@ -205,12 +219,7 @@ def _spans(text, spans, name, types):
             raise ValueError(f"{name}: a span needs a whole-numbered start and end, not {span!r:.80}")
         if not 0 <= start < end <= len(text) or not text[start:end].strip():
             raise ValueError(f"{name}: the span {start}:{end} is empty or outside the text of {len(text)} characters")
-        if types is None:
-            out.append({"start": start, "end": end})
-        elif span.get("label") in types:
-            out.append({"start": start, "end": end, "label": span["label"]})
-        else:
-            raise ValueError(f"{name}: {span.get('label')!r} is not one of {', '.join(types)}")
+        out.append({"start": start, "end": end, **read(span)})
     out.sort(key=lambda span: (span["start"], span["end"]))
     for left, right in zip(out, out[1:]):
         if right["start"] < left["end"]:

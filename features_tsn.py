@@ -16,6 +16,7 @@ from configuration_tsn import TSNConfig
 from tagging_tsn import first_subtokens
 
 IGNORED = -100
+TOKEN_LABELS = ("topic_labels", "ner_labels", "topic_sentiment_labels")
 
 
 def rows_to_features(rows, tokenizer, config: TSNConfig, batch_rows=1000):
@@ -32,8 +33,9 @@ def rows_to_features(rows, tokenizer, config: TSNConfig, batch_rows=1000):
 
     Returns:
         `datasets.Dataset`, a row a chunk, mapped into memory from a temporary file, so that its size does not matter:
-        the tokenizer's columns, `topic_labels` and `ner_labels` (a list as long as `input_ids`), `sentiment_labels`
-        (a number), `length` in tokens, `source` as `"source/language"`, and `row`, which names the row.
+        the tokenizer's columns, `topic_labels`, `ner_labels` and `topic_sentiment_labels` (a list as long as
+        `input_ids`), `sentiment_labels` (a number), `length` in tokens, `source` as `"source/language"`, and `row`,
+        which names the row.
     """
     schema = _schema(tokenizer)
     folder = tempfile.TemporaryDirectory(prefix="tsn-features-")
@@ -74,7 +76,7 @@ def stream_features(read, tokenizer, config: TSNConfig, seed=0, buffer_size=2000
 
 
 def _schema(tokenizer):
-    tags = {name: pyarrow.list_(pyarrow.int16()) for name in ("topic_labels", "ner_labels")}
+    tags = {name: pyarrow.list_(pyarrow.int16()) for name in TOKEN_LABELS}
     numbers = {"sentiment_labels": pyarrow.int16(), "length": pyarrow.int32()}
     inputs = {name: pyarrow.list_(pyarrow.int32()) for name in tokenizer.model_input_names}
     return pyarrow.schema({**inputs, **tags, **numbers, "source": pyarrow.string(), "row": pyarrow.string()})
@@ -102,6 +104,7 @@ def _append_features(columns, rows, tokenizer, config):
         labels = {
             "topic_labels": _tags(topics, topic_scheme, units, chunk),
             "ner_labels": _tags(row["entities"], entity_scheme, units, chunk),
+            "topic_sentiment_labels": _sentiments(row["topics"], config.sentiment_labels, units, chunk),
         }
         for name, tags in labels.items():
             aligned = np.full(length, IGNORED, dtype=np.int64)
@@ -121,7 +124,26 @@ def _tags(spans, scheme, units, chunk):
     """`(units,)` tag indices, or -100 where nothing is known."""
     if spans is None:
         return IGNORED
-    inside, cut = [], []
+    placed = list(_placed(spans, units, chunk))
+    tags = scheme.encode([(first, last, span["label"]) for first, last, span, cut in placed if not cut], len(units))
+    for first, last, _, cut in placed:
+        if cut:
+            tags[first:last] = IGNORED
+    return tags
+
+
+def _sentiments(topics, labels, units, chunk):
+    """`(units,)` class of the topic that each word is of, or -100."""
+    classes = np.full(len(units), IGNORED, dtype=np.int64)
+    for first, last, topic, cut in _placed(topics or [], units, chunk):
+        if topic.get("sentiment") is not None and not cut:
+            classes[first:last] = labels.index(topic["sentiment"])
+    return classes
+
+
+def _placed(spans, units, chunk):
+    """Yields `(first, last, span, cut)` of the spans that stand in the chunk: their words, and whether its border cuts
+    them."""
     end = 0
     for span in spans:
         if span["end"] <= chunk.start or span["start"] >= chunk.end:
@@ -132,14 +154,7 @@ def _tags(spans, scheme, units, chunk):
         if last <= first:
             continue  # no token of its own, or the word belongs to the span before
         end = last
-        if span["start"] < chunk.start or span["end"] > chunk.end:
-            cut.append((first, last))
-        else:
-            inside.append((first, last, span["label"]))
-    tags = scheme.encode(inside, len(units))
-    for first, last in cut:
-        tags[first:last] = IGNORED
-    return tags
+        yield first, last, span, span["start"] < chunk.start or span["end"] > chunk.end
 
 
 def row_weights(sources, weights):
@@ -177,7 +192,7 @@ def sample_indices(sources, weights, seed):
 class TSNCollator:
     """Pads features to the batch's longest.
 
-    All three label keys are always there, all -100 for a head without labels: without them, the trainer's evaluation
+    All label keys are always there, all -100 where nothing is labelled: without them, the trainer's evaluation
     would return neither loss nor metric. `row`, a list, names the rows that the features come from.
     """
 
@@ -185,11 +200,11 @@ class TSNCollator:
         self.tokenizer = tokenizer
 
     def __call__(self, features):
-        padding = {**padding_values(self.tokenizer), "topic_labels": IGNORED, "ner_labels": IGNORED}
+        padding = {**padding_values(self.tokenizer), **dict.fromkeys(TOKEN_LABELS, IGNORED)}
         batch = {
             # To the right whatever the tokenizer's side, so that token positions stay what they were.
             name: pad_sequence([torch.as_tensor(feature[name]) for feature in features], True, padding[name])
-            for name in (*self.tokenizer.model_input_names, "topic_labels", "ner_labels")
+            for name in (*self.tokenizer.model_input_names, *TOKEN_LABELS)
         }  # (batch, tokens)
         batch["row"] = [feature["row"] for feature in features]
         batch["sentiment_labels"] = torch.tensor([feature["sentiment_labels"] for feature in features])  # (batch,)

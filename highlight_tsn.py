@@ -12,7 +12,9 @@ STYLE = """
 .tsn mark[data-type=ORG] { background: #c5dafa; }
 .tsn mark[data-type=MISC] { background: #f5c6e5; }
 .tsn mark::after { content: attr(data-type); font-size: .65em; font-weight: 700; margin-left: .4em; }
-.tsn u { text-decoration: underline 2px; text-underline-offset: .25em; text-decoration-color: #1098ad; }
+.tsn u { text-decoration: underline 2px; text-underline-offset: .25em; text-decoration-color: #868e96; }
+.tsn u[data-sentiment=negative] { text-decoration: underline wavy 2px; text-decoration-color: #c92a2a; }
+.tsn u[data-sentiment=positive] { text-decoration-color: #2b8a3e; }
 .tsn-chunks { padding-left: 1.6em; }
 .tsn-chunks li { margin-bottom: .8em; overflow-wrap: anywhere; }
 .tsn-bar { display: flex; height: .5em; border-radius: .25em; overflow: hidden; margin: .3em 0; }
@@ -43,10 +45,16 @@ def highlighted(text, result):
                 parts.append(f'<mark data-type="{kind}" title="{kind}, score {score:.2f}">')
             open_entity = entity
         piece = escape(text[start:end])
-        parts.append(f'<u title="topic, score {topic["score"]:.2f}">{piece}</u>' if topic else piece)
+        parts.append(_underlined(piece, topic) if topic else piece)
     if open_entity is not None:
         parts.append("</mark>")
     return f'<div class="tsn">{"".join(parts)}</div>'
+
+
+def _underlined(piece, topic):
+    sentiment = escape(topic["sentiment"], quote=True)
+    title = f"topic, score {topic['score']:.2f}; {sentiment}, score {topic['sentiment_score']:.2f}"
+    return f'<u data-sentiment="{sentiment}" title="{title}">{piece}</u>'
 
 
 def _covering(spans, cuts):

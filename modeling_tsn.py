@@ -14,17 +14,23 @@ try:
 except ImportError:  # run from a folder of plain files: scripts, accelerate, pytest
     from configuration_tsn import TSNConfig
 
+LOSSES = {"topic": "topic", "ner": "ner", "sentiment": "sentiment", "topic_sentiment": "sentiment"}
+"""Each loss, and the key of `config.loss_weights` that it is weighed by."""
+
 
 @dataclass
 class TSNOutput(ModelOutput):
     """Output of [`TSNModel`].
 
     Args:
-        loss: Weighted sum of the losses of the heads that were given labels; scalar.
+        loss: Weighted sum of the losses that were given labels; scalar.
         topic_logits: `(batch, tokens, topic tags)`.
         ner_logits: `(batch, tokens, entity tags)`.
         sentiment_logits: `(batch, classes)`.
-        topic_loss, ner_loss, sentiment_loss: Each head's own mean cross-entropy in nats, before weighting; scalars.
+        topic_sentiment_logits: `(batch, tokens, classes)`, the sentiment head read at each token. The sentiment of a
+            topic is read from their mean over its words. With `cls` pooling, that of the text at every token.
+        topic_loss, ner_loss, sentiment_loss, topic_sentiment_loss: Each one's own mean cross-entropy in nats, before
+            weighting; scalars.
         hidden_states: The backbone's, each `(batch, tokens, hidden)`, on demand.
         attentions: The backbone's, each `(batch, heads, tokens, tokens)`, on demand.
     """
@@ -33,9 +39,11 @@ class TSNOutput(ModelOutput):
     topic_logits: Optional[torch.FloatTensor] = None
     ner_logits: Optional[torch.FloatTensor] = None
     sentiment_logits: Optional[torch.FloatTensor] = None
+    topic_sentiment_logits: Optional[torch.FloatTensor] = None
     topic_loss: Optional[torch.FloatTensor] = None
     ner_loss: Optional[torch.FloatTensor] = None
     sentiment_loss: Optional[torch.FloatTensor] = None
+    topic_sentiment_loss: Optional[torch.FloatTensor] = None
     hidden_states: Optional[tuple] = None
     attentions: Optional[tuple] = None
 
@@ -150,6 +158,7 @@ class TSNModel(PreTrainedModel):
         topic_labels=None,
         ner_labels=None,
         sentiment_labels=None,
+        topic_sentiment_labels=None,
         output_attentions=None,
         output_hidden_states=None,
         return_dict=None,
@@ -162,10 +171,12 @@ class TSNModel(PreTrainedModel):
             topic_labels: `(batch, tokens)` indices into `config.topic_labels`, -100 where there is no label.
             ner_labels: `(batch, tokens)` indices into `config.ner_labels`, -100 where there is no label.
             sentiment_labels: `(batch,)` indices into `config.sentiment_labels`, -100 where there is no label.
+            topic_sentiment_labels: `(batch, tokens)` indices into `config.sentiment_labels` at the words of topics
+                whose sentiment is known, -100 elsewhere.
 
         Returns:
             [`TSNOutput`], or a tuple of its values that are not None with `return_dict=False`. `loss` is
-            None where no labels were given; a head whose labels are all -100 adds 0.
+            None where no labels were given; labels that are all -100 add 0.
         """
         return_dict = self.config.return_dict if return_dict is None else return_dict
         optional = {"token_type_ids": token_type_ids, "position_ids": position_ids}
@@ -188,21 +199,27 @@ class TSNModel(PreTrainedModel):
         ner_logits = self.ner_head(tokens)  # (batch, tokens, entity tags)
         pooled = self._pool(hidden, attention_mask)  # (batch, hidden)
         sentiment_logits = self.sentiment_head(self.dropout(pooled))  # (batch, classes)
+        if self.config.pooling == "mean":
+            # The head is linear: their mean over all tokens is the logits of the text.
+            topic_sentiment_logits = self.sentiment_head(tokens)  # (batch, tokens, classes)
+        else:
+            topic_sentiment_logits = sentiment_logits[:, None].expand(-1, hidden.shape[1], -1)
 
         losses = {
             "topic": _mean_cross_entropy(topic_logits, topic_labels),
             "ner": _mean_cross_entropy(ner_logits, ner_labels),
             "sentiment": _mean_cross_entropy(sentiment_logits, sentiment_labels),
+            "topic_sentiment": _mean_cross_entropy(topic_sentiment_logits, topic_sentiment_labels),
         }
-        weighted = [self.config.loss_weights[task] * loss for task, loss in losses.items() if loss is not None]
+        weights = self.config.loss_weights
+        weighted = [weights[LOSSES[name]] * loss for name, loss in losses.items() if loss is not None]
         output = TSNOutput(
             loss=sum(weighted) if weighted else None,
             topic_logits=topic_logits,
             ner_logits=ner_logits,
             sentiment_logits=sentiment_logits,
-            topic_loss=losses["topic"],
-            ner_loss=losses["ner"],
-            sentiment_loss=losses["sentiment"],
+            topic_sentiment_logits=topic_sentiment_logits,
+            **{f"{name}_loss": loss for name, loss in losses.items()},
             hidden_states=outputs.hidden_states if output_hidden_states else None,
             attentions=outputs.attentions if output_attentions else None,
         )

@@ -17,7 +17,7 @@ try:
 except ImportError:  # only those who run ONNX need it
     onnxruntime = None
 
-OUTPUTS = ["topic_logits", "ner_logits", "sentiment_logits"]
+OUTPUTS = ["topic_logits", "ner_logits", "sentiment_logits", "topic_sentiment_logits"]
 _INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
 
 
@@ -98,8 +98,8 @@ class TSNOnnxModel(nn.Module):
         given, outputs = set(self.input_names), {value.name: value.shape for value in self.session.get_outputs()}
         if "input_ids" not in given or given - _INPUTS:
             raise ValueError(f"the ONNX graph reads {', '.join(self.input_names)}: it is not that of a TSN model")
-        labels = (self.config.topic_labels, self.config.ner_labels, self.config.sentiment_labels)
-        for name, names in zip(OUTPUTS, labels):
+        sentiments = self.config.sentiment_labels
+        for name, names in zip(OUTPUTS, (self.config.topic_labels, self.config.ner_labels, sentiments, sentiments)):
             if name not in outputs:
                 raise ValueError(
                     f"the ONNX graph gives {', '.join(outputs)}, not {', '.join(OUTPUTS)}: export it with quantize.py"
@@ -118,8 +118,9 @@ class TSNOnnxModel(nn.Module):
             input_ids, attention_mask, token_type_ids: `(batch, tokens)`, tensors or arrays.
 
         Returns:
-            `ModelOutput` of `topic_logits` and `ner_logits`, `(batch, tokens, tags)`, and `sentiment_logits`,
-            `(batch, classes)`: tensors on the CPU. A quantized model gives 0 for padding on the right.
+            `ModelOutput` of `topic_logits` and `ner_logits`, `(batch, tokens, tags)`, `sentiment_logits`,
+            `(batch, classes)`, and `topic_sentiment_logits`, `(batch, tokens, classes)`: tensors on the CPU. A
+            quantized model gives 0 for padding on the right.
         """
         ids = _array(input_ids)
         mask = np.ones_like(ids) if attention_mask is None else _array(attention_mask)
@@ -148,14 +149,16 @@ class TSNOnnxModel(nn.Module):
                 rows[i] = self.session.run(OUTPUTS, row)
 
         list(self._threads.map(work, range(self._workers)))  # a list, so that an error in a thread is raised here
-        *token_logits, sentiment = zip(*rows)
         values = []
-        for logits in token_logits:
+        for name, logits in zip(OUTPUTS, zip(*rows)):
+            if name == "sentiment_logits":
+                values.append(np.concatenate(logits))  # (batch, classes)
+                continue
             padded = np.zeros((*mask.shape, logits[0].shape[-1]), dtype=np.float32)  # (batch, tokens, tags)
             for row, found in zip(padded, logits):
                 row[: found.shape[1]] = found[0]
             values.append(padded)
-        return [*values, np.concatenate(sentiment)]
+        return values
 
 
 def _array(values):

@@ -16,7 +16,7 @@ import shutil
 from pathlib import Path
 
 GROUP_PARTS = 50  # parts of a row group of Parquet: a group for each would grow the file's index without end
-TOPIC_FIELDS = [("word", "string"), ("score", "double"), ("start", "int64"), ("end", "int64")]
+SPAN_FIELDS = {"word": "string", "score": "double", "start": "int64", "end": "int64"}
 
 
 class Parts:
@@ -182,9 +182,9 @@ def result_types():
     """Arrow types of the columns that scoring adds."""
     import pyarrow as pa
 
-    types = {name: pa.type_for_alias(alias) for name, alias in TOPIC_FIELDS}
-    topic = pa.struct(list(types.items()))
-    entity = pa.struct([("entity_group", pa.string()), *types.items()])
+    span = [(name, pa.type_for_alias(alias)) for name, alias in SPAN_FIELDS.items()]
+    topic = pa.struct([*span, ("sentiment", pa.string()), ("sentiment_score", pa.float64())])
+    entity = pa.struct([("entity_group", pa.string()), *span])
     lists = {"topics": pa.list_(topic), "entities": pa.list_(entity)}
     return {**lists, "sentiment": pa.string(), "error": pa.string()}
 

@@ -11,11 +11,11 @@ from transformers.pipelines.base import ChunkPipeline
 
 try:
     from .chunking_tsn import check_chunk_sizes, encode_chunks, padding_values, tag_words, token_limit
-    from .onnx_tsn import TSNOnnxModel
+    from .onnx_tsn import OUTPUTS, TSNOnnxModel
     from .tagging_tsn import first_subtokens
 except ImportError:  # run from a folder of plain files: scripts, accelerate, pytest
     from chunking_tsn import check_chunk_sizes, encode_chunks, padding_values, tag_words, token_limit
-    from onnx_tsn import TSNOnnxModel
+    from onnx_tsn import OUTPUTS, TSNOnnxModel
     from tagging_tsn import first_subtokens
 
 LOOK_AHEAD = 16  # batches whose chunks are sorted by length together
@@ -32,8 +32,10 @@ class TSNPipeline(ChunkPipeline):
         ```python
         tsn = pipeline("topic-sentiment-ner", model="org/tsn", trust_remote_code=True)
         tsn("Apple Pay arrived in Colombia on Tuesday. Customers love the new payment method.")
-        # {"topics": [{"word": "Apple Pay", "score": 0.80, "start": 0, "end": 9},
-        #             {"word": "payment method", "score": 0.51, "start": 65, "end": 79}],
+        # {"topics": [{"word": "Apple Pay", "score": 0.80, "start": 0, "end": 9,
+        #              "sentiment": "positive", "sentiment_score": 0.50},
+        #             {"word": "payment method", "score": 0.51, "start": 65, "end": 79,
+        #              "sentiment": "positive", "sentiment_score": 0.58}],
         #  "sentiment": {"label": "positive", "score": 0.92,
         #                "scores": {"negative": 0.02, "neutral": 0.06, "positive": 0.92}},
         #  "entities": [{"entity_group": "MISC", "word": "Apple Pay", "score": 0.66, "start": 0, "end": 9},
@@ -46,15 +48,18 @@ class TSNPipeline(ChunkPipeline):
         aggregation (str): The text's sentiment from its chunks'. `"max"` (default): each class has its highest
             probability in any chunk, and the highest wins; `"mean"`: of the mean probability; `"vote"`: each chunk
             votes, scores are shares of the votes, the mean decides a tie.
-        top_k (int): The best distinct topics, best first, with a `count` of their mentions, rather than every
-            mention in text order. Phrases are the same if they differ in case and white space alone.
+        top_k (int): The best distinct topics, best first, with a `count` of their mentions and the sentiment of all
+            of them, rather than every mention in text order. Phrases are the same if they differ in case and white
+            space alone.
         threshold (float): Leaves out topics with a lower score. Default: 0.
         return_chunks (bool): Adds `chunks`, each chunk's `start`, `end` and `sentiment`. Default: False.
         batch_size (int): Chunks of one forward pass, of several texts where possible. Default: 1.
         num_workers (int): 1 cuts and tokenizes in a process of its own. Default: 0.
 
     A span's score is the mean over its words of the probability of the tag that the decoding chose, at the temperature
-    of the configuration, which is fitted so that scores say how often such spans are right. The sentiment of
+    of the configuration, which is fitted so that scores say how often such spans are right. A topic's sentiment is
+    what the sentiment head reads at its words, so that one sentence may praise the food and blame the service; with
+    `cls` pooling it is that of its chunk. The sentiment of
     a text without a word in it, such as `""`, is `{"label": None, "score": 0.0, "scores": {every class: 0.0}}`.
     """
 
@@ -125,7 +130,7 @@ class TSNPipeline(ChunkPipeline):
     def _forward(self, model_inputs):
         """Model inputs, `(batch, tokens)` each, to the three heads' logits."""
         outputs = self._network(**model_inputs)
-        return {name: outputs[name] for name in ("topic_logits", "ner_logits", "sentiment_logits")}
+        return {name: outputs[name] for name in OUTPUTS}
 
     def get_iterator(self, inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params):
         # transformers' own iterator tokenizes chunk by chunk, batches in order of arrival and pads what it must.
@@ -203,9 +208,9 @@ class TSNPipeline(ChunkPipeline):
         """Runs the model over all chunks and decodes them.
 
         Returns:
-            dict: `topics` and `entities`, for each text a list of `(start, end, type, score)`; and for each text,
-            of its chunks in order, their probabilities in `sentiment`, `(chunks, classes)`, and their `chunks`,
-            `(chunks, 2)`.
+            dict: `topics` and `entities`, for each text a list of `(start, end, type, score)`, with a topic's
+            probabilities of the sentiments, `(classes,)`, behind; and for each text, of its chunks in order, their
+            probabilities in `sentiment`, `(chunks, classes)`, and their `chunks`, `(chunks, 2)`.
         """
         words = cut["words"]  # (chunks,)
         first = np.cumsum(words) - words  # (chunks,)
@@ -214,6 +219,7 @@ class TSNPipeline(ChunkPipeline):
             "topic_logits": (count, len(config.topic_labels)),
             "ner_logits": (count, len(config.ner_labels)),
             "sentiment_logits": (len(words), len(config.sentiment_labels)),
+            "topic_sentiment_logits": (count, len(config.sentiment_labels)),
         }
         logits = {name: np.empty(shape, dtype=np.float32) for name, shape in shapes.items()}
         alone = getattr(self._network, "quantized", False)  # rows run unpadded: many keep the threads busy to the end
@@ -230,17 +236,22 @@ class TSNPipeline(ChunkPipeline):
                     logits[name][word] = values[row, cut["positions"][word]]
         for task, temperature in config.temperatures.items():
             logits[f"{task}_logits"] /= temperature  # the best tags stay the best; their scores become probabilities
+        logits["topic_sentiment_logits"] /= config.temperatures["sentiment"]
         found = {"topics": [[] for _ in cut["texts"]], "entities": [[] for _ in cut["texts"]]}
         for head, name in (("topics", "topic_logits"), ("entities", "ner_logits")):
             scheme = self._schemes[head]
             row, begin, end, kind, score = scheme.best_spans(logits[name], words)
             start = cut["spans"][first[row] + begin, 0]  # (spans,)
             stop = cut["spans"][first[row] + end - 1, 1]  # (spans,)
-            columns = (cut["owners"][row], start, stop, kind, score)
-            for owner, a, b, k, value in zip(*(column.tolist() for column in columns)):
-                found[head][owner].append((a, b, scheme.types[k], value))
-        shares = np.exp(logits["sentiment_logits"] - logits["sentiment_logits"].max(-1, keepdims=True))
-        shares /= shares.sum(-1, keepdims=True)  # (chunks, classes)
+            columns = [column.tolist() for column in (cut["owners"][row], start, stop, kind, score)]
+            if head == "topics":
+                inside = _ranges(first[row] + begin, end - begin)  # (words of spans,)
+                of_words = logits["topic_sentiment_logits"][inside]  # (words of spans, classes)
+                of_span = np.repeat(np.arange(len(row)), end - begin)  # (words of spans,)
+                columns.append(_softmax(_means(of_words, of_span, len(row))))  # (spans, classes)
+            for owner, a, b, k, *rest in zip(*columns):
+                found[head][owner].append((a, b, scheme.types[k], *rest))
+        shares = _softmax(logits["sentiment_logits"])  # (chunks, classes)
         of_text = np.searchsorted(cut["owners"], np.arange(1, len(cut["texts"])))
         return {**found, "sentiment": np.split(shares, of_text), "chunks": np.split(cut["borders"], of_text)}
 
@@ -248,19 +259,21 @@ class TSNPipeline(ChunkPipeline):
         self, model_outputs, text, index=0, aggregation="max", top_k=None, threshold=0.0, return_chunks=False
     ):
         """What `_analyse` found in the text at `index`, as the caller's dict."""
+        labels, probabilities = self.model.config.sentiment_labels, model_outputs["sentiment"][index]
+        kept = [span for span in _merge(model_outputs["topics"][index]) if span[3] >= threshold]
         topics = [
-            {"word": text[start:end], "score": score, "start": start, "end": end}
-            for start, end, _, score in _merge(model_outputs["topics"][index])
-            if score >= threshold
+            {"word": text[start:end], "score": score, "start": start, "end": end, **_topic_sentiment(shares, labels)}
+            for start, end, _, score, shares in kept
         ]
+        if top_k:
+            topics = _distinct(topics, [shares for *_, shares in kept], labels, top_k)
         entities = [
             {"entity_group": kind, "word": text[start:end], "score": score, "start": start, "end": end}
             for start, end, kind, score in _merge(model_outputs["entities"][index])
         ]
-        labels, probabilities = self.model.config.sentiment_labels, model_outputs["sentiment"][index]
         sentiment = _aggregate(probabilities, labels, aggregation)
         result = {
-            "topics": _distinct(topics, top_k) if top_k else topics,
+            "topics": topics,
             "sentiment": sentiment,
             "entities": entities,
         }
@@ -324,16 +337,42 @@ def _merge(spans):
     return kept
 
 
-def _distinct(topics, top_k):
-    """The `top_k` best phrases, each with the place of its best mention and the count of all."""
-    best, counts = {}, {}
-    for topic in topics:
+def _distinct(topics, probabilities, labels, top_k):
+    """The `top_k` best phrases, each with the place of its best mention, the sentiment of all, by the mean of their
+    `probabilities`, `(classes,)` each, and their count."""
+    best, mentions = {}, {}
+    for topic, shares in zip(topics, probabilities):
         phrase = " ".join(topic["word"].casefold().split())
-        counts[phrase] = counts.get(phrase, 0) + 1
+        mentions.setdefault(phrase, []).append(shares)
         if phrase not in best or topic["score"] > best[phrase]["score"]:
             best[phrase] = topic
-    ranked = sorted(best, key=lambda phrase: (-best[phrase]["score"], best[phrase]["start"]))
-    return [{**best[phrase], "count": counts[phrase]} for phrase in ranked[:top_k]]
+    ranked = sorted(best, key=lambda phrase: (-best[phrase]["score"], best[phrase]["start"]))[:top_k]
+    return [
+        {**best[p], **_topic_sentiment(np.mean(mentions[p], axis=0), labels), "count": len(mentions[p])}
+        for p in ranked
+    ]
+
+
+def _topic_sentiment(probabilities, labels):
+    best = probabilities.argmax()
+    return {"sentiment": labels[best], "sentiment_score": float(probabilities[best])}
+
+
+def _means(values, groups, count):
+    """`(count, columns)` means of the rows of each group; no group is empty.
+
+    Args:
+        values: `(rows, columns)`.
+        groups: `(rows,)` the group of each row.
+    """
+    sizes = np.bincount(groups, minlength=count)[:, None]  # (count, 1)
+    columns = [np.bincount(groups, column, count) for column in values.T]  # (count,) each
+    return np.stack(columns, axis=1) / sizes
+
+
+def _softmax(logits):
+    shares = np.exp(logits - logits.max(-1, keepdims=True))
+    return shares / shares.sum(-1, keepdims=True)
 
 
 def _aggregate(probabilities, labels, aggregation):

@@ -45,7 +45,11 @@ def report_page(summary, examples, title):
     parts.append(
         "<h2>Sentiment</h2>" + _table(["sentiment", "texts", "share"], _sentiment_rows(summary.sentiments, scored))
     )
-    parts.append("<h2>Topics</h2>" + _table(["topic", "texts", "of them"], _topic_rows(summary)))
+    head = ["topic", "texts", "sentiment about it"]
+    parts.append("<h2>Topics</h2>" + _table(head, _topic_rows(summary.top_topics())))
+    unhappy = summary.unhappy_topics()
+    if unhappy:
+        parts.append("<h2>What people are unhappy about</h2>" + _table(head, _topic_rows(unhappy)))
     parts.append("<h2>Entities</h2>" + _table(["type", "entity", "texts"], _entity_rows(summary)))
     parts.append("<h2>Examples</h2>")
     for text, result in examples:
@@ -83,11 +87,8 @@ def _sentiment_rows(sentiments, scored):
     ]
 
 
-def _topic_rows(summary):
-    return [
-        [escape(topic), f"{n:,}", _bar(sorted(labels.items(), key=str), n)]
-        for topic, n, labels in summary.top_topics()
-    ]
+def _topic_rows(topics):
+    return [[escape(topic), f"{n:,}", _bar(sorted(labels.items(), key=str), n)] for topic, n, labels in topics]
 
 
 def _entity_rows(summary):

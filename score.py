@@ -106,12 +106,14 @@ def _scored(row, result):
         columns[name] = value
     if result is None:
         return {**columns, "topics": [], "entities": [], **dict.fromkeys(NEW_COLUMNS[2:4]), "error": row.error}
-    spans = {
-        key: [{**span, "score": round(span["score"], 4)} for span in result[key]] for key in ("topics", "entities")
-    }
+    spans = {key: [_rounded(span) for span in result[key]] for key in ("topics", "entities")}
     sentiment = result["sentiment"]
     scores = {label: round(value, 4) for label, value in sentiment["scores"].items()}
     return {**columns, **spans, "sentiment": sentiment["label"], "sentiment_scores": scores, "error": None}
+
+
+def _rounded(span):
+    return {name: round(value, 4) if isinstance(value, float) else value for name, value in span.items()}
 
 
 def cut(rows):

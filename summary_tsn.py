@@ -1,6 +1,7 @@
 """What came out of scoring many texts: counts that stay small, however many there are."""
 
 from collections import Counter
+from math import sqrt
 
 from table_tsn import markdown_table
 
@@ -14,7 +15,8 @@ class Summary:
     Attributes:
         rows, errors: Numbers of rows, and of those that could not be scored.
         sentiments: Texts by label; None stands for those without a word.
-        topics: Texts by topic and label, `{(topic, label): texts}`; a topic is case-folded.
+        topics: Texts by topic and its sentiment in them, `{(topic, label): texts}`; a topic is case-folded. A text
+            that both praises and blames it counts as the one of its surest mention.
         entities: Texts by type and name.
     """
 
@@ -31,10 +33,10 @@ class Summary:
         if result["error"] is not None:
             self.errors += 1
             return
-        label = result["sentiment"]
-        self.sentiments[label] += 1
-        for topic in {" ".join(topic["word"].casefold().split()) for topic in result["topics"]}:
-            self.topics[topic, label] += 1
+        self.sentiments[result["sentiment"]] += 1
+        by_score = sorted(result["topics"], key=lambda topic: topic["sentiment_score"])
+        surest = {" ".join(topic["word"].casefold().split()): topic["sentiment"] for topic in by_score}
+        self.topics.update(surest.items())
         for entity in {(e["entity_group"], " ".join(e["word"].split())) for e in result["entities"]}:
             self.entities[entity] += 1
 
@@ -60,11 +62,29 @@ class Summary:
 
     def top_topics(self):
         """The most frequent topics, `(topic, texts, {label: texts})`."""
-        totals, labels = Counter(), {}
+        return self._by_topic()[:SHOWN]
+
+    def unhappy_topics(self):
+        """The topics that most texts are negative about, as `top_topics`, the surest first.
+
+        They rank by the lower bound of Wilson's 95 % interval for the share of negative texts (Wilson 1927), so that
+        one complaint about one thing does not stand above ninety in a hundred.
+        """
+        found = []
+        for topic, n, labels in self._by_topic():
+            negative = labels.get("negative", 0)
+            if 2 * negative > n:
+                found.append((_wilson_lower_bound(negative, n), n, topic, labels))
+        found.sort(key=lambda entry: (-entry[0], -entry[1], entry[2]))
+        return [(topic, n, labels) for _, n, topic, labels in found[:SHOWN]]
+
+    def _by_topic(self):
+        """`(topic, texts, {label: texts})` of every topic, the most frequent first."""
+        labels = {}
         for (topic, label), n in self.topics.items():
-            totals[topic] += n
             labels.setdefault(topic, {})[label] = n
-        return [(topic, n, labels[topic]) for topic, n in totals.most_common(SHOWN)]
+        found = [(topic, sum(counts.values()), counts) for topic, counts in labels.items()]
+        return sorted(found, key=lambda entry: -entry[1])
 
     def top_entities(self, most):
         """The most frequent entities of each type, `(type, name, texts)`."""
@@ -75,19 +95,29 @@ class Summary:
         return found
 
     def tables(self):
-        """Sentiment shares, top topics with their texts' sentiment, and entities by type, as Markdown."""
+        """Sentiment shares, top topics and those people are unhappy about with their sentiment, and entities by type,
+        as Markdown."""
         scored = sum(self.sentiments.values()) or 1
-        labels = sorted((label for label in self.sentiments if label), key=str)
         lines = [["sentiment", "texts", "share"]]
         for label, n in sorted(self.sentiments.items(), key=lambda item: str(item[0])):
             lines.append([label or "none", f"{n:,}", f"{n / scored:.1%}"])
         parts = [markdown_table(lines)]
-        lines = [["topic", "texts", *labels]]
-        for topic, n, _ in self.top_topics():
-            lines.append([topic, f"{n:,}", *(f"{self.topics[topic, label] / n:.0%}" for label in labels)])
-        parts.append(markdown_table(lines) if len(lines) > 1 else "No topics.\n")
+        labels = sorted({label for _, label in self.topics})
+        for name, topics in (("topic", self.top_topics()), ("unhappy about", self.unhappy_topics())):
+            lines = [[name, "texts", *labels]]
+            for topic, n, counts in topics:
+                lines.append([topic, f"{n:,}", *(f"{counts.get(label, 0) / n:.0%}" for label in labels)])
+            if topics:
+                parts.append(markdown_table(lines))
+        if not self.topics:
+            parts.append("No topics.\n")
         lines = [["type", "entity", "texts"]]
         lines += [[kind, name, f"{n:,}"] for kind, name, n in self.top_entities(SHOWN // 3)]
         parts.append(markdown_table(lines, left=2) if len(lines) > 1 else "No entities.\n")
         head = f"{self.rows:,} rows, {self.errors:,} of them could not be scored.\n"
         return "\n".join([head, *parts])
+
+
+def _wilson_lower_bound(hits, trials, z=1.96):
+    share, spread = hits / trials, z * z / trials
+    return (share + spread / 2 - z * sqrt(share * (1 - share) / trials + spread / (4 * trials))) / (1 + spread)

@@ -7,10 +7,10 @@ import torch
 from transformers import Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from configuration_tsn import TASKS, TSNConfig
+from configuration_tsn import TSNConfig
 from features_tsn import IGNORED
 from metric_tsn import compute_metrics_from_rows
-from modeling_tsn import summed_cross_entropy
+from modeling_tsn import LOSSES, summed_cross_entropy
 
 
 class NonFiniteLoss(RuntimeError):
@@ -37,7 +37,7 @@ class _LengthGroupedSampler(LengthGroupedSampler):
 class TSNTrainer(Trainer):
     """`Trainer` that weighs each label alike, logs each head's loss, and stops before a step that is not a number.
 
-    The loss of a head is the mean over its labels of the whole step, across processes and accumulated batches: so
+    A loss is the mean over its labels of the whole step, across processes and accumulated batches: so
     many processes or accumulation steps end in the same weights as one large batch. The heads have a learning rate
     of their own, and `row` of the features names the rows that a loss comes from.
     """
@@ -46,7 +46,7 @@ class TSNTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.args.max_grad_norm = self.args.max_grad_norm or math.inf  # 0 clips nothing; it is looked at all the same
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the labels of the step: nothing is left to do
-        self._losses = None  # (2, heads): since the last line of the log, the sums of losses and numbers of labels
+        self._losses = None  # (2, losses): since the last line of the log, the sums of losses and numbers of labels
         self._rows = []  # of the step so far
         clip = self.accelerator.clip_grad_norm_
 
@@ -93,22 +93,22 @@ class TSNTrainer(Trainer):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
-        counts = torch.stack([_label_counts(batch) for batch in batches]).sum(0)  # (heads,)
+        counts = torch.stack([_label_counts(batch) for batch in batches]).sum(0)  # (losses,)
         return batches, self.accelerator.reduce(counts.to(device))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         outputs = model(**{k: v for k, v in inputs.items() if k != "row" and not k.endswith("_labels")})
         sums = torch.stack(
-            [summed_cross_entropy(outputs[f"{task}_logits"], inputs[f"{task}_labels"]) for task in TASKS]
-        )  # (heads,)
-        local = counts = _label_counts(inputs).to(sums.device)  # (heads,)
+            [summed_cross_entropy(outputs[f"{name}_logits"], inputs[f"{name}_labels"]) for name in LOSSES]
+        )  # (losses,)
+        local = counts = _label_counts(inputs).to(sums.device)  # (losses,)
         if num_items_in_batch is not None:
             # DDP takes the mean of the processes' gradients where the sum of these shares is wanted.
             counts = num_items_in_batch.to(sums.device) / self.accelerator.num_processes
-            found = torch.stack([sums.detach(), local])  # (2, heads)
+            found = torch.stack([sums.detach(), local])  # (2, losses)
             self._losses = found if self._losses is None else self._losses + found
         weights = self.model.config.loss_weights
-        weights = torch.tensor([weights[task] for task in TASKS], device=sums.device)  # (heads,)
+        weights = torch.tensor([weights[key] for key in LOSSES.values()], device=sums.device)  # (losses,)
         loss = (weights * sums / counts.clamp(min=1e-9)).sum()
         return (loss, outputs) if return_outputs else loss
 
@@ -133,13 +133,13 @@ class TSNTrainer(Trainer):
     def log(self, logs, start_time=None):
         if "loss" in logs and self._losses is not None:  # not those of an evaluation, nor the last line
             sums, counts = self.accelerator.reduce(self._losses).tolist()
-            logs.update({f"{task}_loss": round(total / n, 4) for task, total, n in zip(TASKS, sums, counts) if n})
+            logs.update({f"{name}_loss": round(total / n, 4) for name, total, n in zip(LOSSES, sums, counts) if n})
             self._losses = None
         super().log(logs, start_time)
 
 
 def _label_counts(batch):
-    return torch.stack([(batch[f"{task}_labels"] != IGNORED).sum() for task in TASKS])  # (heads,)
+    return torch.stack([(batch[f"{name}_labels"] != IGNORED).sum() for name in LOSSES])  # (losses,)
 
 
 def chunk_metrics(config: TSNConfig):
@@ -160,8 +160,8 @@ def chunk_metrics(config: TSNConfig):
         return out
 
     def compute(prediction):
-        *token_logits, sentiment_logits = prediction.predictions
-        *token_labels, sentiment_labels = prediction.label_ids
+        *token_logits, sentiment_logits, _ = prediction.predictions
+        *token_labels, sentiment_labels, _ = prediction.label_ids
         predicted, gold = {}, {}
         for (head, scheme), logits, labels in zip(schemes.items(), token_logits, token_labels):
             labelled = labels != IGNORED  # (rows, tokens)
@@ -182,11 +182,11 @@ def chunk_metrics(config: TSNConfig):
         to_rows = lambda columns: [dict(zip(columns, values)) for values in zip(*columns.values())]  # noqa: E731
         metrics = compute_metrics_from_rows(to_rows(predicted), to_rows(gold))
         metrics = {name: value for name, value in metrics.items() if "@" not in name}  # those need the phrases' text
-        for task, logits, labels in zip(TASKS, prediction.predictions, prediction.label_ids):
+        for name, logits, labels in zip(LOSSES, prediction.predictions, prediction.label_ids):
             count = (labels != IGNORED).sum()
             if count:
                 total = summed_cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels))
-                metrics[f"{task}_loss"] = float(total / count)
+                metrics[f"{name}_loss"] = float(total / count)
         return metrics
 
     return compute

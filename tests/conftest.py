@@ -167,8 +167,8 @@ def onnx_folder(hub_folder, tmp_path_factory):
     (folder / "onnx").mkdir()
     model = TSNModel.from_pretrained(folder).eval()
     names = ["input_ids", "attention_mask", "token_type_ids"]
-    outputs = ["topic_logits", "ner_logits", "sentiment_logits"]
-    axes = {name: {0: "batch", 1: "tokens"} for name in (*names, *outputs[:2])} | {outputs[2]: {0: "batch"}}
+    outputs = ["topic_logits", "ner_logits", "sentiment_logits", "topic_sentiment_logits"]
+    axes = {name: {0: "batch", 1: "tokens"} for name in (*names, *outputs)} | {"sentiment_logits": {0: "batch"}}
 
     class Plain(torch.nn.Module):  # tensors in and out, which is what the exporter can trace
         def __init__(self):
@@ -209,7 +209,8 @@ def example_rows():
     return [
         {"text": a, "topics": spans(a, ["payment method"]), "sentiment": "positive", "source": "news",
          "entities": spans(a, ["Apple Pay"], label="ORG") + spans(a, ["Colombia"], label="LOC")},
-        {"text": b, "topics": spans(b, ["screen", "battery life"]), "sentiment": "negative", "source": "reviews"},
+        {"text": b, "sentiment": "negative", "source": "reviews",
+         "topics": spans(b, ["screen"], sentiment="positive") + spans(b, ["battery life"], sentiment="negative")},
         {"text": c, "entities": spans(c, ["Ana Torres"], label="PER") + spans(c, ["Banco Azul"], label="ORG")},
         {"text": d, "topics": spans(d, ["graph neural networks", "training cost"])},
         {"text": "Fine.", "sentiment": "neutral"},

@@ -94,6 +94,9 @@ def test_a_text_is_shown_with_what_was_found(page):
         e["entity_group"] for e in result["entities"]
     ]
     assert "".join(shown.locator("u").all_inner_texts()) == "".join(t["word"] for t in result["topics"])
+    assert [u.get_attribute("data-sentiment") for u in shown.locator("u").all()] == [
+        t["sentiment"] for t in result["topics"]
+    ]
     page.get_by_text(f"{result['sentiment']['scores']['negative']:.0%}").first.wait_for()
     assert page.get_by_role("heading", name=result["sentiment"]["label"]).count()
     assert not page.get_by_text("Sentiment by chunk").is_visible()
@@ -167,7 +170,7 @@ def test_a_csv_file_comes_back_with_every_row(page, tmp_path):
     assert [row[:2] for row in rows] == REVIEWS
     for row, result in zip(rows, expected([text for _, text in REVIEWS])):
         assert row[2] == (result["sentiment"]["label"] or "")
-        assert row[6] == "; ".join(topic["word"] for topic in result["topics"])
+        assert row[6] == "; ".join(f"{topic['word']} ({topic['sentiment']})" for topic in result["topics"])
         assert row[7] == "; ".join(f"{e['entity_group']}: {e['word']}" for e in result["entities"])
 
 

@@ -100,9 +100,11 @@ def test_temperature_changes_scores_and_no_answer(pipe, tokenizer):
     scaled = TSNPipeline(make_model("bert", len(tokenizer), temperatures=temperatures), tokenizer)(texts)
     for plain, found, expected in zip(pipe(texts), scaled, TSNPipeline(model, tokenizer)(texts)):
         for name in ("topics", "entities"):
-            assert [{**s, "score": 0} for s in plain[name]] == [{**s, "score": 0} for s in found[name]]
-            scores, others = ([span["score"] for span in side[name]] for side in (found, expected))
-            assert scores == pytest.approx(others, abs=1e-5)
+            answers, same = ([{**s, "score": 0, "sentiment_score": 0} for s in side[name]] for side in (plain, found))
+            assert answers == same
+            for score in ("score", "sentiment_score") if name == "topics" else ("score",):
+                scores, others = ([span[score] for span in side[name]] for side in (found, expected))
+                assert scores == pytest.approx(others, abs=1e-5)
         assert plain["sentiment"]["label"] == found["sentiment"]["label"]
         assert found["sentiment"]["scores"] == pytest.approx(expected["sentiment"]["scores"], abs=1e-5)
 

@@ -55,7 +55,7 @@ def copy(tmp_path):
     """What the card is made of, in a folder of its own."""
     for path in (
         *("README.md", "eval_results.json", "config.json", "bench/published.json"),
-        *(f"bench/results/{name}" for name in ("bench.json", "multitask.json", "training.json", "scoring.json")),
+        *(f"bench/results/{name}.json" for name in ("bench", "multitask", "training", "scoring", "topic_sentiment")),
         *(f"bench/results/int8{avx2}/eval_results.json" for avx2 in ("", "-avx2")),
         "bench/results/int8/quantization_report.json",
     ):

@@ -104,6 +104,13 @@ def test_spans_come_in_order_and_offsets_count_characters(tmp_path):
     assert [text[span["start"] : span["end"]] for span in row["entities"]] == ["İzmir", "Łódź"]
 
 
+def test_topics_may_have_a_sentiment(tmp_path):
+    spans = [(0, 3, {"sentiment": "negative"}), (4, 10, {"sentiment": 2}), (21, 27, {}), (28, 30, {"sentiment": None})]
+    row = {"text": TEXT, "topics": [{"start": a, "end": b, **more} for a, b, more in spans]}
+    (read,) = read_rows(write_jsonl(tmp_path / "a.jsonl", [row]), CONFIG)
+    assert [topic["sentiment"] for topic in read["topics"]] == ["negative", "positive", None, None]
+
+
 # Bad rows
 
 
@@ -134,6 +141,9 @@ BAD_ROWS = [
     (topics((None, 27)), "topics"),
     ({"text": TEXT, "topics": [[21, 27]]}, "topics"),
     ({"text": TEXT, "topics": ["screen"]}, "topics"),
+    ({"text": TEXT, "topics": [{"start": 21, "end": 27, "sentiment": "great"}]}, "topics: sentiment 'great' is not"),
+    ({"text": TEXT, "topics": [{"start": 21, "end": 27, "sentiment": 3}]}, "topics: sentiment 3 is not one"),
+    ({"text": TEXT, "topics": [{"start": 21, "end": 27, "sentiment": ["negative"]}]}, "topics: sentiment"),
     ({"text": TEXT, "topics": "screen"}, "topics"),
     ({"text": TEXT, "entities": {"start": 31, "end": 35, "label": "LOC"}}, "entities"),
     ({"text": TEXT, "sentiment": "mixed"}, "'mixed'"),

@@ -113,6 +113,25 @@ def test_features_worked_out_by_hand():
     assert feature["ner_labels"][0] == feature["ner_labels"][-1] == IGNORED  # [CLS] and [SEP]
 
 
+def test_the_sentiment_of_topics_worked_out_by_hand():
+    """The first token of each word of a topic has its class; a topic of unknown sentiment, or cut, has none."""
+    tokenizer, config = TOKENIZERS["wordpiece"], config_of(4)
+    text = "the battery life with a payment screen and more graph"
+    topics = [(4, 16, "negative"), (24, 38, "positive"), (48, 53, None)]
+    row = full({"text": text, "topics": [{"start": a, "end": b, "sentiment": s} for a, b, s in topics]})
+    first, second, third = rows_to_features([row], tokenizer, config)
+    for feature, chunk, expected in (
+        (first, "the battery life with", {"battery": 0, "life": 0}),
+        (second, "a payment screen and", {"payment": 2, "screen": 2}),
+        (third, "more graph", {}),
+    ):
+        offsets = tokenizer(chunk, return_offsets_mapping=True)["offset_mapping"]
+        found = {a: label for (a, _), label in zip(offsets, feature["topic_sentiment_labels"]) if label != IGNORED}
+        assert found == {chunk.index(word): label for word, label in expected.items()}
+    (cut, _) = rows_to_features([row], tokenizer, config_of(6))
+    assert sorted(set(cut["topic_sentiment_labels"])) == [IGNORED, 0], "payment | screen is cut"
+
+
 def test_what_is_not_annotated_is_ignored():
     tokenizer, config = TOKENIZERS["wordpiece"], config_of()
     features = rows_to_features([full({"text": TEXTS[0]}), full({"text": TEXTS[0], "topics": []})], tokenizer, config)
@@ -219,11 +238,12 @@ def test_collator_pads_everything_to_the_longest(kind, side):
     tokenizer.padding_side = side
     features = list(rows_to_features([full(row) for row in example_rows()], tokenizer, config_of()))
     batch = TSNCollator(tokenizer)(features)
-    names = {*tokenizer.model_input_names, "topic_labels", "ner_labels", "sentiment_labels"}
+    labels = ("topic_labels", "ner_labels", "topic_sentiment_labels")
+    names = {*tokenizer.model_input_names, *labels, "sentiment_labels"}
     assert batch.pop("row") == ["s.jsonl, row 1"] * len(features)
     assert set(batch) == names and {tensor.dtype for tensor in batch.values()} == {torch.int64}
     longest = max(feature["length"] for feature in features)
-    padding = {"input_ids": tokenizer.pad_token_id, "topic_labels": IGNORED, "ner_labels": IGNORED}
+    padding = {"input_ids": tokenizer.pad_token_id, **dict.fromkeys(labels, IGNORED)}
     for name in names - {"sentiment_labels"}:
         assert batch[name].shape == (len(features), longest)
         for row, feature in zip(batch[name].tolist(), features):
@@ -234,5 +254,5 @@ def test_collator_pads_everything_to_the_longest(kind, side):
 def test_collator_gives_all_label_keys_where_nothing_is_annotated():
     features = rows_to_features([full({"text": text}) for text in TEXTS], TOKENIZERS["wordpiece"], config_of())
     batch = TSNCollator(TOKENIZERS["wordpiece"])(list(features))
-    for name in ("topic_labels", "ner_labels", "sentiment_labels"):
+    for name in ("topic_labels", "ner_labels", "sentiment_labels", "topic_sentiment_labels"):
         assert set(batch[name].flatten().tolist()) == {IGNORED}

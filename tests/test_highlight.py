@@ -35,7 +35,8 @@ def spans(draw, length, **more):
 def answers(draw):
     text = draw(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0"), max_size=30))
     text = draw(st.sampled_from([text, f'<b>{text}</b> & "x" <script>alert(1)</script>']))
-    return text, {"topics": spans(draw, len(text)), "entities": spans(draw, len(text), entity_group='P"E<R')}
+    topics = spans(draw, len(text), sentiment='n"<', sentiment_score=0.6)
+    return text, {"topics": topics, "entities": spans(draw, len(text), entity_group='P"E<R')}
 
 
 @given(answers())
@@ -55,12 +56,16 @@ def test_the_text_and_its_spans_are_shown(given):
 
 def test_an_entity_over_several_topics_is_one_mark():
     result = {
-        "topics": [{"start": 0, "end": 2, "score": 0.9}, {"start": 3, "end": 5, "score": 0.8}],
+        "topics": [
+            {"start": 0, "end": 2, "score": 0.9, "sentiment": "negative", "sentiment_score": 0.75},
+            {"start": 3, "end": 5, "score": 0.8, "sentiment": "positive", "sentiment_score": 0.5},
+        ],
         "entities": [{"start": 0, "end": 5, "score": 0.7, "entity_group": "ORG"}],
     }
     html = highlighted("ab cd", result)
     assert html.count("<mark ") == html.count("</mark>") == 1 and html.count("<u ") == 2
     assert 'title="ORG, score 0.70"' in html
+    assert '<u data-sentiment="negative" title="topic, score 0.90; negative, score 0.75">ab</u>' in html
 
 
 def test_chunks_are_listed_with_their_scores(pipe):

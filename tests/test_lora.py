@@ -44,7 +44,8 @@ def logits(model, texts=TEXTS):
     inputs = make_tokenizer()(texts, return_tensors="pt", padding=True)
     with torch.no_grad():
         outputs = model.eval()(**inputs)
-    return [outputs[name] for name in ("topic_logits", "ner_logits", "sentiment_logits")]
+    names = ("topic_logits", "ner_logits", "sentiment_logits", "topic_sentiment_logits")
+    return [outputs[name] for name in names]
 
 
 def assert_equal(left, right, **tolerance):

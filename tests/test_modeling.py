@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from modeling_tsn import TSNModel
 
-HEADS = ("topic", "ner", "sentiment")
+HEADS = ("topic", "ner", "sentiment", "topic_sentiment")
 
 
 def tokenized(tokenizer):
@@ -32,6 +32,8 @@ def random_labels(inputs, model):
         labels[head] = torch.where(torch.rand(shape, generator=generator) < 0.4, drawn, -100)
     labels["ner"][1] = -100
     labels["sentiment"] = torch.tensor([2, 0, -100])
+    drawn = torch.randint(0, 3, shape, generator=generator)
+    labels["topic_sentiment"] = torch.where(torch.rand(shape, generator=generator) < 0.2, drawn, -100)
     return {f"{head}_labels": value for head, value in labels.items()}
 
 
@@ -55,7 +57,8 @@ def test_shapes(model, inputs, pooling):
     assert output.topic_logits.shape == (batch, tokens, 5)
     assert output.ner_logits.shape == (batch, tokens, 17)
     assert output.sentiment_logits.shape == (batch, 3)
-    assert list(output) == ["topic_logits", "ner_logits", "sentiment_logits"]  # nothing that was not asked for
+    assert output.topic_sentiment_logits.shape == (batch, tokens, 3)
+    assert list(output) == [f"{head}_logits" for head in HEADS]  # nothing that was not asked for
 
 
 def test_heads_have_the_classes_of_the_configuration(tokenizer):
@@ -68,8 +71,8 @@ def test_tuple_is_the_output_in_order(model, inputs):
     labels = random_labels(inputs, model)
     output = model(**inputs, **labels, output_hidden_states=True)
     values = model(**inputs, **labels, output_hidden_states=True, return_dict=False)
-    assert isinstance(values, tuple) and len(values) == len(output) == 8
-    for value, expected in zip(values[:7], output.to_tuple()):
+    assert isinstance(values, tuple) and len(values) == len(output) == 10
+    for value, expected in zip(values[:9], output.to_tuple()):
         assert torch.equal(value, expected)
     assert torch.equal(values[0], output.loss) and torch.equal(values[1], output.topic_logits)
     model.config.return_dict = False
@@ -127,6 +130,20 @@ def test_pooling(model, inputs):
     assert (results["cls"].sentiment_logits - results["mean"].sentiment_logits).abs().max() > 1e-2
 
 
+def test_the_sentiment_at_each_token(model, inputs):
+    """The head is linear: the mean of what it reads at the tokens is what it reads at their mean."""
+    mask = inputs["attention_mask"]
+    model.config.pooling = "mean"
+    output = model(**inputs)
+    for at_tokens, of_text, m in zip(output.topic_sentiment_logits, output.sentiment_logits, mask):
+        torch.testing.assert_close(at_tokens[: int(m.sum())].mean(0), of_text, atol=1e-5, rtol=0)
+    assert output.topic_sentiment_logits[0].std(0).min() > 1e-3
+    model.config.pooling = "cls"
+    output = model(**inputs)
+    for i in range(mask.shape[1]):
+        assert torch.equal(output.topic_sentiment_logits[:, i], output.sentiment_logits)
+
+
 def test_no_mask_means_that_all_tokens_are_read(model, inputs):
     ids = inputs["input_ids"]
     assert_same_logits(model(ids), model(ids, attention_mask=torch.ones_like(ids)))
@@ -159,7 +176,8 @@ def test_losses_are_those_of_plain_torch(model, inputs):
         nats = [-functional.log_softmax(s, -1)[w] for s, w in kept]
         expected[head] = sum(nats) / len(nats)
         torch.testing.assert_close(output[f"{head}_loss"].detach(), expected[head])
-    total = 0.5 * expected["topic"] + 2.0 * expected["ner"] + 0.25 * expected["sentiment"]
+    both = expected["sentiment"] + expected["topic_sentiment"]
+    total = 0.5 * expected["topic"] + 2.0 * expected["ner"] + 0.25 * both
     torch.testing.assert_close(output.loss.detach(), total)
     assert all(torch.equal(a, b) for a, b in zip(logits(output), logits(model(**inputs))))  # labels change no logits
 
@@ -168,24 +186,25 @@ def test_losses_are_those_of_plain_torch(model, inputs):
 def test_a_head_without_labels_adds_nothing(model, inputs, given):
     labels = random_labels(inputs, model)
     full = model(**inputs, **labels)
-    weight = model.config.loss_weights[given]
+    weight = model.config.loss_weights[given.replace("topic_sentiment", "sentiment")]
     for rest in (None, -100):  # not given at all, or nothing known of the batch: what a collator gives
         some = {
-            name: value if name.startswith(given) else None if rest is None else torch.full_like(value, rest)
+            name: value if name == f"{given}_labels" else None if rest is None else torch.full_like(value, rest)
             for name, value in labels.items()
         }
         model.zero_grad()
         output = model(**inputs, **some)
         torch.testing.assert_close(output.loss, weight * full[f"{given}_loss"])
         output.loss.backward()
-        for head in HEADS:
+        for head in HEADS[:3]:
             gradient = getattr(model, f"{head}_head").weight.grad
-            if head == given:
+            if head == given.replace("topic_sentiment", "sentiment"):  # one head reads both
                 assert gradient.isfinite().all() and gradient.abs().max() > 0
             else:
-                loss = getattr(output, f"{head}_loss")
-                assert loss is None if rest is None else loss == 0
                 assert gradient is None or (gradient == 0).all()
+        for head in set(HEADS) - {given}:
+            loss = getattr(output, f"{head}_loss")
+            assert loss is None if rest is None else loss == 0
 
 
 def test_a_batch_of_which_nothing_is_known_trains_nothing(model, inputs):

@@ -135,11 +135,12 @@ def graph(inputs, outputs):
 
 def test_graphs_of_other_models(onnx_folder):
     config = TSNModel.from_pretrained(onnx_folder).config
-    right = {"topic_logits": 5, "ner_logits": 17, "sentiment_logits": 3}
+    right = {"topic_logits": 5, "ner_logits": 17, "sentiment_logits": 3, "topic_sentiment_logits": 3}
     assert TSNOnnxModel(graph(["input_ids", "attention_mask"], right), config)
     for inputs, outputs, message in (
         (["pixel_values"], right, "reads pixel_values: it is not that of a TSN model"),
         (["input_ids"], {"logits": 3}, "gives logits, not topic_logits, ner_logits, sentiment_logits"),
+        (["input_ids"], {**right, "topic_sentiment_logits": 2}, "has 2 labels, the configuration 3"),
         (["input_ids"], {**right, "ner_logits": 9}, "ner_logits of the ONNX graph has 9 labels, the configuration 17"),
     ):
         with pytest.raises(ValueError, match=message):

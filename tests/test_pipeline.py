@@ -334,7 +334,10 @@ def test_decoding_is_the_best_valid_sequence(pipe, text, head):
             score = sum(probabilities[k, tags[k]].item() for k in range(open_at, i + 1)) / (i + 1 - open_at)
             start, end = words[open_at][0], words[i][1]
             span = {"word": text[start:end], "score": score, "start": start, "end": end}
-            expected.append({"entity_group": kind, **span} if head == "entities" else span)
+            at_words = [output.topic_sentiment_logits[0, first[k]] for k in range(open_at, i + 1)]
+            feeling = torch.softmax(sum(at_words) / len(at_words), -1).tolist()
+            sentiment = {"sentiment": SENTIMENTS[feeling.index(max(feeling))], "sentiment_score": max(feeling)}
+            expected.append({"entity_group": kind, **span} if head == "entities" else {**span, **sentiment})
     result = pipe(text)
     assert_same(result[head], expected)
     classes = torch.softmax(output.sentiment_logits[0], -1).tolist()

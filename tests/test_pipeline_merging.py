@@ -61,7 +61,8 @@ class TableModel(TSNModel):
     def forward(self, input_ids, attention_mask=None, **_):
         topic, entity, feeling = (table[input_ids] for table in self.tables)
         summed = (feeling * attention_mask.unsqueeze(-1)).sum(1)
-        return TSNOutput(topic_logits=topic, ner_logits=entity, sentiment_logits=summed)
+        tables = {"topic_logits": topic, "ner_logits": entity, "topic_sentiment_logits": feeling}
+        return TSNOutput(**tables, sentiment_logits=summed)
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +84,31 @@ def spans(found):
 
 def occurrences(pattern, text):
     return [match.span() for match in re.finditer(pattern, text)]
+
+
+# Sentiment of topics
+
+
+def test_sentiment_of_topics_worked_out_by_hand(monkeypatch, table):
+    """Read at a topic's own words, not at those beside it; with `top_k`, the mean over its mentions."""
+    _, _, feeling = table.model.tables
+    places = {word: i for i, word in enumerate(TABLE, start=1)}
+    said = feeling.clone()
+    for word, logits in {"screen": [2, 0, 0], "Screen": [0, 0, 3], "payment": [0, 0, 4], "method": [2, 0, 0]}.items():
+        said[places[word]] = torch.tensor(logits, dtype=torch.float)
+    monkeypatch.setattr(table.model, "tables", (*table.model.tables[:2], said))
+    text = "bad bad payment method. good good screen bad Screen"
+    expected = [("payment method", softmax(1, 0, 2)), ("screen", softmax(2, 0, 0)), ("Screen", softmax(0, 0, 3))]
+    for how in ({}, {"max_words": 2}, {"max_words": 2, "overlap_words": 1}, {"batch_size": 2, "max_words": 4}):
+        found = table(text, **how)["topics"]
+        assert [topic["word"] for topic in found] == [word for word, _ in expected]
+        for topic, (_, shares) in zip(found, expected):
+            assert topic["sentiment"] == SENTIMENTS[shares.index(max(shares))]
+            assert topic["sentiment_score"] == pytest.approx(max(shares), abs=1e-6)
+    best = {topic["word"].lower(): topic for topic in table(text, top_k=5)["topics"]}
+    mean = [(a + b) / 2 for a, b in zip(softmax(2, 0, 0), softmax(0, 0, 3))]
+    assert best["screen"]["count"] == 2 and best["screen"]["sentiment"] == SENTIMENTS[mean.index(max(mean))]
+    assert best["screen"]["sentiment_score"] == pytest.approx(max(mean), abs=1e-6)
 
 
 # Sentiment
@@ -238,7 +264,10 @@ def test_distinct_topics_against_all_mentions(pipe, texts, top_k):
     by_place = {topic["start"]: topic for topic in best}
     for topic in result["topics"]:
         if topic["start"] in by_place:  # of equal mentions either may stand for all
-            assert_same(topic, by_place[topic["start"]])
+            expected = by_place[topic["start"]]
+            for name in ("sentiment", "sentiment_score") if topic["count"] > 1 else ():  # of all mentions, see below
+                topic, expected = ({k: v for k, v in t.items() if k != name} for t in (topic, expected))
+            assert_same(topic, expected)
     if top_k >= len(best):
         assert sum(topic["count"] for topic in result["topics"]) == len(every["topics"])
     assert_same(result["entities"], every["entities"])

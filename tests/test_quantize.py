@@ -52,7 +52,8 @@ def fp32_file(quantized):
 def test_export_is_what_torch_computes(backbone, pooling, tmp_path):
     assert export_onnx(make_model(backbone, pooling=pooling), tmp_path / "model.onnx") < 1e-5
     graph = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
-    assert [value.name for value in graph.get_outputs()] == ["topic_logits", "ner_logits", "sentiment_logits"]
+    heads = ("topic", "ner", "sentiment", "topic_sentiment")
+    assert [value.name for value in graph.get_outputs()] == [f"{head}_logits" for head in heads]
     names = ["input_ids", "attention_mask", "token_type_ids"]
     assert [value.name for value in graph.get_inputs()] == names[: 3 if backbone == "bert" else 2]
     assert all(isinstance(size, str) for value in graph.get_inputs() for size in value.shape)  # any batch and length

@@ -27,8 +27,11 @@ class Reader(HTMLParser):
 
 
 def row(topics, entities, sentiment, error=None):
+    """What `score.py` writes; every topic has the text's sentiment."""
     spans = [{"word": word, "score": 0.5, "start": 0, "end": len(word)} for word in (*topics, *entities)]
-    topics, entities = spans[: len(topics)], [{**span, "entity_group": "ORG"} for span in spans[len(topics) :]]
+    feeling = {"sentiment": sentiment, "sentiment_score": 0.6}
+    entities = [{**span, "entity_group": "ORG"} for span in spans[len(topics) :]]
+    topics = [{**span, **feeling} for span in spans[: len(topics)]]
     return {"topics": topics, "entities": entities, "sentiment": sentiment, "error": error}
 
 
@@ -57,6 +60,7 @@ def test_the_page_shows_what_was_counted():
     words = " ".join(reader.text.split())
     assert "6 rows, 1 of them could not be scored." in words
     assert "negative 75%, positive 25%" in words  # of the texts about the screen
+    assert "unhappy abouttopictextssentiment about itscreen4negative 75%" in words
     assert f"{NASTY.casefold()} 1" not in words and NASTY.casefold() in words and words.count(NASTY) >= 3
     bars = [attributes["aria-label"] for tag, attributes in reader.tags if attributes.get("role") == "img"]
     assert "negative 60%" in bars and "none 20%" in bars

@@ -72,7 +72,10 @@ def expected(model, rows):
     pipe, out = TSNPipeline(loaded, AutoTokenizer.from_pretrained(model)), []
     for row in rows:
         result = pipe(row["text"]) if isinstance(row["text"], str) else {"topics": [], "entities": []}
-        spans = {k: [{**s, "score": round(s["score"], 4)} for s in result[k]] for k in ("topics", "entities")}
+        spans = {
+            k: [{**s, **{n: round(s[n], 4) for n in s if n.endswith("score")}} for s in result[k]]
+            for k in ("topics", "entities")
+        }
         sentiment = result.get("sentiment", {"label": None, "scores": None})
         scores = sentiment["scores"] and {k: round(v, 4) for k, v in sentiment["scores"].items()}
         out.append({**row, **spans, "sentiment": sentiment["label"], "sentiment_scores": scores})
