@@ -37,7 +37,7 @@ class Summary:
         by_score = sorted(result["topics"], key=lambda topic: topic["sentiment_score"])
         surest = {" ".join(topic["word"].casefold().split()): topic["sentiment"] for topic in by_score}
         self.topics.update(surest.items())
-        for entity in {(e["entity_group"], " ".join(e["word"].split())) for e in result["entities"]}:
+        for entity in dict.fromkeys((e["entity_group"], " ".join(e["word"].split())) for e in result["entities"]):
             self.entities[entity] += 1
 
     def add(self, other):
