@@ -72,12 +72,12 @@ bench-training: backbone  ## after make train: train.py beside a bare loop; one 
 	.venv/bin/python bench/training.py --backbone out/backbone --data $(DATA)
 	.venv/bin/python bench/multitask.py --backbone out/v1/checkpoint-1900 --data $(DATA)
 
-.venv/installed: requirements.txt
+.venv/installed: requirements.txt requirements-cluster.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	@echo "Installing the toolchain into .venv: a few minutes, once."
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet torch==2.13.0
-	.venv/bin/pip install --quiet -r requirements.txt
+	.venv/bin/pip install --quiet -r requirements.txt -r requirements-cluster.txt
 	@touch $@
 
 .venv-latest/installed: Makefile

@@ -107,19 +107,28 @@ class Parts:
         shutil.rmtree(self._done)
 
 
-def write_part(path, rows, rows_digest, summary):
-    """Writes a part and then its note.
+def part_content(rows, suffix):
+    """The bytes of a part's file.
 
     Args:
-        path: Of `Parts.path`.
         rows: Dicts.
-        rows_digest: SHA-256 of the rows that they were made of.
-        summary: Kept in the note, as JSON takes it.
+        suffix: `.parquet` or `.jsonl`.
 
     Raises:
         ValueError: the rows do not fit the format.
     """
-    content = _parquet_bytes(rows) if path.suffix == ".parquet" else b"".join(map(_json_line, rows))
+    return _parquet_bytes(rows) if suffix == ".parquet" else b"".join(map(_json_line, rows))
+
+
+def write_part(path, content, rows_digest, summary):
+    """Writes a part and then its note.
+
+    Args:
+        path: Of `Parts.path`.
+        content: Of `part_content`.
+        rows_digest: SHA-256 of the rows that it was made of.
+        summary: Kept in the note, as JSON takes it.
+    """
     note = {"sha256": hashlib.sha256(content).hexdigest(), "rows_sha256": rows_digest, "summary": summary}
     write_file(path, content)
     write_file(path.with_suffix(".json"), json.dumps(note).encode())

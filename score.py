@@ -20,11 +20,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from hub_files_tsn import HERE, sha256
-from parts_tsn import Parts, digest, write_file, write_part
+from parts_tsn import Parts, digest, part_content, write_file, write_part
 from report_tsn import report_page
 from rows_tsn import is_hub_id, read_table
 from summary_tsn import Summary
-from workers_tsn import WorkerKilled, run_tasks
+from workers_tsn import WorkerKilled
 
 PART_ROWS, PART_CHARACTERS = 500, 4_000_000
 NEW_COLUMNS = ("topics", "entities", "sentiment", "sentiment_scores", "error")
@@ -61,12 +61,12 @@ def _has(model, name):
         return False
 
 
-def score_part(pipe, path, rows, rows_digest, batch_size):
-    """Scores rows and writes them as a part."""
+def score_part(pipe, rows, batch_size, suffix):
+    """Scores rows; returns the bytes of their part's file, and what is summed up of them."""
     results, summary = score_rows(pipe, rows, batch_size), Summary()
     for result in results:
         summary.count(result)
-    write_part(path, results, rows_digest, summary.state())
+    return part_content(results, suffix), summary.state()
 
 
 def score_rows(pipe, rows, batch_size):
@@ -163,13 +163,15 @@ def score(arguments):
     parts, summary, count = Parts(output, settings), Summary(), 0
     reading = (arguments.text_column, arguments.split)
     total, workers = None, arguments.threads
+    on_ray = arguments.engine == "ray"
+    if not on_ray:
+        workers = 1 if arguments.device != "cpu" else workers or os.cpu_count()
     if not any(map(is_hub_id, arguments.inputs)):  # a data set would be downloaded twice
         names = tqdm(arguments.inputs, "counting rows", leave=False)
         total = sum(count_rows(name, *reading) for name in names)
-        workers = min(workers, -(-total // PART_ROWS) or 1)
-    if arguments.device != "cpu":
-        workers = 1
-    options = (arguments.model, arguments.onnx, arguments.threads if workers == 1 else 1, arguments.device)
+        workers = workers and min(workers, -(-total // PART_ROWS) or 1)
+    threads = (arguments.threads or os.cpu_count()) if workers == 1 and not on_ray else 1
+    options = (arguments.model, arguments.onnx, threads, arguments.device)
     rows = chain.from_iterable(read_table(name, *reading) for name in arguments.inputs)
 
     def unfinished():
@@ -182,10 +184,16 @@ def score(arguments):
                 progress.last_print_n += len(part)
                 progress.refresh()
             else:
-                yield len(part), (parts.path(index), part, rows_digest, arguments.batch_size)
+                yield (parts.path(index), len(part), rows_digest), (part, arguments.batch_size, output.suffix)
 
+    if on_ray:
+        from ray_tsn import run_tasks
+    else:
+        from workers_tsn import run_tasks
+    done = run_tasks(unfinished(), load, score_part, options, workers)
     with tqdm(total=total, desc="scoring", unit=" texts", smoothing=0.02) as progress:
-        for scored, _ in run_tasks(unfinished(), load, score_part, options, workers):
+        for (path, scored, rows_digest), (content, state) in done:
+            write_part(path, content, rows_digest, state)
             progress.update(scored)
     for state in parts.summaries(count):
         summary.add(Summary(state))
@@ -225,14 +233,22 @@ def main(argv=None):
     parser.add_argument(
         "--threads",
         type=int,
-        default=os.cpu_count(),
-        help="cores to use, each with a process and a model of its own (default: all)",
+        help="cores to use, each with a process and a model of its own (default: all, with ray those of the cluster)",
+    )
+    parser.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="local: processes of this machine (default); ray: those of the Ray cluster that RAY_ADDRESS names, else "
+        "of one that runs here, else of one begun for the run (needs requirements-cluster.txt)",
     )
     parser.add_argument("--report", help="HTML page to write: what came out, with plots and examples")
-    parser.add_argument("--device", default="cpu", help="such as cuda:0 (default: cpu)")
+    parser.add_argument(
+        "--device", default="cpu", help="such as cuda:0 (default: cpu); with ray cuda, a GPU for each process"
+    )
     arguments = parser.parse_args(argv)
     for name in ("batch_size", "threads"):
-        if getattr(arguments, name) < 1:
+        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
             parser.error(f"--{name} must be at least 1, not {getattr(arguments, name)}")
     sys.stdout.reconfigure(errors="backslashreplace")  # a phrase may hold what the terminal cannot show
     kept = f"what is done is kept in {arguments.output}.parts; the same command goes on from there"

@@ -82,7 +82,7 @@ def _work(connection, load, function, options):
         try:
             loaded = load(*options)
         except Exception as error:
-            failed = _told(error)
+            failed = told(error)
         while True:
             key, arguments = connection.recv()
             result, error = None, failed
@@ -90,13 +90,14 @@ def _work(connection, load, function, options):
                 try:
                     result = function(loaded, *arguments)
                 except Exception as raised:
-                    error = _told(raised)
+                    error = told(raised)
             connection.send((key, result, error))
     except (EOFError, OSError, KeyboardInterrupt):  # the parent has ended, or is about to
         return
 
 
-def _told(error):
+def told(error):
+    """An exception as text."""
     return str(error) if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {error}"
 
 

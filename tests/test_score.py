@@ -261,7 +261,7 @@ def test_what_does_not_belong_together_is_not_joined(table, model, tmp_path):
     settings = score.fingerprint(str(model), "auto")
     assert settings != score.fingerprint(str(model), "none")
     parts = score.Parts(output, {"model": "other"})
-    score.write_part(parts.path(0), [], "", Summary().state())
+    score.write_part(parts.path(0), b"", "", Summary().state())
     done = run(source, "--output", output, *arguments)
     assert done.returncode == 1 and "another run is writing" in done.stderr
     parts._lock.close()
@@ -269,7 +269,7 @@ def test_what_does_not_belong_together_is_not_joined(table, model, tmp_path):
     assert done.returncode == 1 and "other options or another model" in done.stderr
     (tmp_path / "out.jsonl.parts" / "settings.json").unlink()
     rows = [Row({"text": "other"}, "other", None)]
-    score.write_part(parts.path(0), [], score.digest(rows), Summary().state())
+    score.write_part(parts.path(0), b"", score.digest(rows), Summary().state())
     done = run(source, "--output", output, *arguments)
     assert done.returncode == 1 and "the input has changed" in done.stderr
 
