@@ -6,7 +6,8 @@ Entity Recognition", there called BILOU) marks both borders of a span. IO marks 
 
 import numpy as np
 
-NEG_INF = -1e9  # finite, so that sums of forbidden scores stay comparable
+NEG_INF = -np.inf  # of what is forbidden: no logit outweighs it
+LARGEST = 1e38  # of a logit; the difference of two such is one that float32 holds
 
 
 def bioes_labels(types):
@@ -104,7 +105,7 @@ class TagScheme:
             `(batch, words)` int64 array of tag indices, `O` behind each row's length.
         """
         # A probability of 0 must still be dearer to avoid than a forbidden transition.
-        log_probs, lengths = np.maximum(np.asarray(log_probs, dtype=np.float64), -1e5), np.asarray(lengths)
+        log_probs, lengths = _finite(np.asarray(log_probs, dtype=np.float64)), np.asarray(lengths)
         batch, words, tags = log_probs.shape
         outside = self._index[("O", None)]
         path = np.full((batch, words), outside, dtype=np.int64)
@@ -143,7 +144,7 @@ class TagScheme:
             `(row, first, end, type, score)` arrays of shape `(spans,)`, as `decode` gives them; `score` is the mean
             over the span's words of the probability of its tags, float32.
         """
-        lengths = np.asarray(lengths)
+        logits, lengths = _finite(logits), np.asarray(lengths)
         inside = np.arange(max(lengths, default=0)) < lengths[:, None]  # (rows, longest)
         tags = np.full(inside.shape, self._index[("O", None)], dtype=np.int64)  # (rows, longest)
         tags[inside] = logits.argmax(-1)
@@ -188,6 +189,11 @@ class TagScheme:
             starts, ends = np.isin(prefix, ["B", "S"]), np.isin(prefix, ["E", "S"])
         row, first = np.nonzero(starts)
         return row, first, np.nonzero(ends)[1] + 1, kind[row, first]
+
+
+def _finite(logits):
+    """NaN as the lowest number: a maximum over NaN would choose what is forbidden."""
+    return np.clip(np.nan_to_num(logits, nan=-LARGEST), -LARGEST, LARGEST)
 
 
 def first_subtokens(words, offsets):

@@ -188,6 +188,22 @@ def test_paths_are_well_formed_even_where_every_allowed_one_is_impossible(imposs
             assert tuple(path) == certain
 
 
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf, 3e38, 1e30, 1e10])
+def test_no_logit_outweighs_the_scheme(odd):
+    """Found by fuzzing: beside NaN or a huge logit, what is forbidden was chosen, and decoding failed."""
+    scheme = bioes(["A"])
+    for places in itertools.product(range(5), repeat=3):
+        logits = np.zeros((3, 5), dtype=np.float32)
+        logits[range(3), places] = odd
+        (path,) = scheme.viterbi(logits[None], [3])
+        assert WELL_FORMED.fullmatch(written(scheme, path))
+        row, first, end, kind, score = scheme.best_spans(logits, [3])
+        assert len(row) == len(first) == len(end) == len(kind) and (first < end).all()
+        assert ((score >= 0) & (score <= 1)).all()
+        if odd > 0 and WELL_FORMED.fullmatch(written(scheme, places)):
+            assert tuple(path) == places
+
+
 @given(
     lengths=st.lists(st.integers(0, 12), max_size=6),
     seed=st.integers(0, 2**32 - 1),
