@@ -75,13 +75,24 @@ def _parquet(path):
     import pyarrow.parquet
 
     try:
-        file = pyarrow.parquet.ParquetFile(path)
-    except (pyarrow.ArrowInvalid, OSError) as error:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            _require_text(path, file.schema_arrow.names)
+            for batch in file.iter_batches(1024):
+                yield from _batch_rows(batch)
+    except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{path}: not a readable Parquet file ({error})") from error
-    with file:
-        _require_text(path, file.schema_arrow.names)
-        for batch in file.iter_batches(1024):
-            yield from batch.to_pylist()
+
+
+def _batch_rows(batch):
+    try:
+        yield from batch.to_pylist()
+    except (ValueError, OverflowError):  # text that is not UTF-8, a date out of Python's range
+        for i in range(batch.num_rows):
+            try:
+                (row,) = batch.slice(i, 1).to_pylist()
+            except (ValueError, OverflowError) as error:
+                row = ValueError(f"a value cannot be read ({error})")
+            yield row
 
 
 def _json_lines(path):
@@ -101,29 +112,45 @@ def _csv(path):
     csv.field_size_limit(2**31 - 1)
     with open(path, encoding="utf-8-sig", newline="") as lines:
         reader = csv.DictReader(lines, strict=True)
-        _require_text(path, reader.fieldnames or [])
-        while True:
-            try:
-                row = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                yield ValueError(f"not CSV ({error})")
-                continue
-            except UnicodeDecodeError as error:  # what lies behind it cannot be told apart into rows
-                raise ValueError(f"{path}: not UTF-8 near line {reader.line_num + 1} ({error})") from error
-            if None in row or None in row.values():
-                yield ValueError(f"{len(reader.fieldnames)} columns are needed; are commas in quotes?")
-                continue
-            try:
-                yield _from_literals(row)
-            except ValueError as error:
-                yield error
+        try:
+            _require_text(path, reader.fieldnames or [])
+            yield from _csv_rows(path, reader)
+        except UnicodeDecodeError as error:  # what lies behind it cannot be told apart into rows
+            raise ValueError(f"{path}: not UTF-8 near line {reader.reader.line_num + 1} ({error})") from error
+        except csv.Error as error:
+            raise ValueError(f"{path}: the header is not CSV ({error})") from error
+
+
+def _csv_rows(path, reader):
+    while True:
+        start = reader.reader.line_num + 1
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if reader.reader.line_num > start or "unexpected end" in str(error):
+                raise ValueError(
+                    f"{path}: a quote that opens in the row of line {start} is never closed, or not before a comma "
+                    f"({error}); what follows cannot be told apart into rows"
+                ) from error
+            yield ValueError(f"not CSV ({error})")
+            continue
+        if None in row or None in row.values():
+            yield ValueError(f"{len(reader.fieldnames)} columns are needed; are commas in quotes?")
+            continue
+        try:
+            yield _from_literals(row)
+        except ValueError as error:
+            yield error
 
 
 def _require_text(path, names):
+    shown = ", ".join(map(repr, names)) or "no columns"
     if "text" not in names:
-        raise ValueError(f"{path}: no column 'text' among {', '.join(map(repr, names)) or 'no columns'}")
+        raise ValueError(f"{path}: no column 'text' among {shown}")
+    if len(set(names)) < len(names):
+        raise ValueError(f"{path}: two columns have the same name ({shown})")
 
 
 def _from_literals(row):

@@ -247,6 +247,48 @@ def test_files_that_cannot_be_read(tmp_path):
         assert name in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        (b"\x80text,topics\na,\n", "not UTF-8 near line 1"),
+        (b'text,"topics" \na,\n', "the header is not CSV"),
+        (b'text,"topics\na,\n', "the header is not CSV"),
+        (b"text,text\na,b\n", "two columns have the same name"),
+        (b'text,topics\na,"[]\nb,\nc,\n', "row of line 2 is never closed"),  # and would swallow b and c
+        (b'text,topics\na,"[]\nb,\nc,"[]"\nd,\n', "row of line 2 is never closed, or not before a comma"),
+    ],
+)
+def test_csv_that_cannot_be_told_apart_into_rows(tmp_path, content, reason):
+    path = tmp_path / "rows.csv"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=reason) as error:
+        list(read_rows(path, CONFIG, on_invalid=lambda *_: None))
+    assert not isinstance(error.value, InvalidRow) and str(path) in str(error.value)
+
+
+def test_parquet_that_is_damaged_within(tmp_path):
+    """Its index is whole, so that it opens; a page is not."""
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"text": TEXTS * 100}), path, compression="gzip", use_dictionary=False)
+    content = bytearray(path.read_bytes())
+    content[60:200] = bytes(140)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="not a readable Parquet file") as error:
+        list(read_rows(path, CONFIG, on_invalid=lambda *_: None))
+    assert str(path) in str(error.value)
+
+
+def test_a_parquet_cell_that_python_has_no_value_for_is_a_bad_row(tmp_path):
+    path = tmp_path / "rows.parquet"
+    text = pa.StringArray.from_buffers(3, *pa.array([b"a", b"\xff", b"b"], pa.binary()).buffers()[1:])
+    day = pa.array([0, 0, 10**8], pa.date32())
+    pq.write_table(pa.table({"text": text, "day": day}), path)
+    found = []
+    read = list(read_rows(path, CONFIG, on_invalid=lambda error, raw: found.append(str(error))))
+    assert [row["text"] for row in read] == ["a"]
+    assert ["row 2" in found[0], "row 3" in found[1]] == [True, True] and all(str(path) in error for error in found)
+
+
 # The simple CSV
 
 
