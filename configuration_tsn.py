@@ -1,5 +1,8 @@
 """Configuration of TSN: one encoder with a topic, a named-entity and a sentiment head."""
 
+import inspect
+
+import torch
 from transformers import AutoConfig, PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -11,8 +14,18 @@ except ImportError:  # run from a folder of plain files: scripts, accelerate, py
 TASKS = ("topic", "ner", "sentiment")
 DEFAULT_BACKBONE = "distilbert/distilbert-base-multilingual-cased"
 
-# What a stranger's config.json must never decide: where code comes from, and what a file was called elsewhere.
-_UNTRUSTED_KEYS = ("trust_remote_code", "auto_map", "custom_pipelines", "_name_or_path", "is_local", "_commit_hash")
+# What a stranger's config.json must never decide: where code or weights come from (an attention implementation may be
+# a repository of kernels), what a file was called elsewhere, how a configuration is read, or a size that transformers
+# makes a dict of. The task heads' sizes are those of the label lists, and the pipeline reads outputs by name.
+_UNTRUSTED_KEYS = frozenset(
+    """trust_remote_code _name_or_path is_local _commit_hash transformers_weights attn_implementation
+    _attn_implementation _attn_implementation_internal experts_implementation _experts_implementation
+    _experts_implementation_internal num_labels return_dict attribute_map sub_configs keys_to_ignore_at_inference
+    base_config_key has_no_defaults_at_init""".split()
+)
+_CODE_KEYS = {"auto_map", "custom_pipelines"}  # of the model itself they are trusted or not by who loads it
+_SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+MOST_LAYERS, MOST_WEIGHTS = 1000, 2**36  # of a backbone: beyond any encoder, and what would only use up the memory
 
 # Encoders of the RoBERTa family number positions from pad_token_id + 1, so that many fewer tokens fit.
 _POSITIONS_AFTER_PADDING = frozenset(
@@ -38,7 +51,7 @@ class TSNConfig(PretrainedConfig):
         chunk_words: Words a chunk that the model was trained on holds at most; the pipeline's default.
         head_dropout: Dropout before each head, a probability.
         temperatures: What each head's logits are divided by before the softmax that scores come from, keys as in
-            `loss_weights`; a positive number each, by default 1. Fitted on validation data (`calibration_tsn.py`).
+            `loss_weights`; a number from 0.001 to 1000 each, by default 1. Fitted on validation data (`calibration_tsn.py`).
         initializer_range: Standard deviation of the normal distribution that new heads are drawn from.
 
     Raises:
@@ -71,20 +84,29 @@ class TSNConfig(PretrainedConfig):
         self.ner_scheme = ner_scheme
         entity_types = ["PER", "LOC", "ORG", "MISC"]
         default_ner = bioes_labels(entity_types) if ner_scheme == "BIOES" else ["O", *entity_types]
-        self.topic_labels = list(topic_labels) if topic_labels is not None else bioes_labels(["TOPIC"])
-        self.ner_labels = list(ner_labels) if ner_labels is not None else default_ner
-        sentiments = ["negative", "neutral", "positive"] if sentiment_labels is None else sentiment_labels
-        self.sentiment_labels = list(sentiments)
-        self.loss_weights = (
-            {"topic": 0.7, "ner": 0.1, "sentiment": 0.2} if loss_weights is None else dict(loss_weights)
-        )
+        sentiments = ["negative", "neutral", "positive"]
+        self.topic_labels = _a_copy("topic_labels", topic_labels, list, bioes_labels(["TOPIC"]))
+        self.ner_labels = _a_copy("ner_labels", ner_labels, list, default_ner)
+        self.sentiment_labels = _a_copy("sentiment_labels", sentiment_labels, list, sentiments)
+        weights = {"topic": 0.7, "ner": 0.1, "sentiment": 0.2}
+        self.loss_weights = _a_copy("loss_weights", loss_weights, dict, weights)
         self.pooling = pooling
         self.chunk_words = chunk_words
         self.head_dropout = head_dropout
-        self.temperatures = dict.fromkeys(TASKS, 1.0) if temperatures is None else dict(temperatures)
+        self.temperatures = _a_copy("temperatures", temperatures, dict, dict.fromkeys(TASKS, 1.0))
         self.initializer_range = initializer_range
-        self._check()
         super().__init__(**kwargs)
+        self._check()
+
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        """As in transformers, from the content of a config.json, of which only settings are taken."""
+        try:
+            return super().from_dict(_settings(config_dict, cls, _UNTRUSTED_KEYS), **kwargs)
+        except ValueError:
+            raise
+        except Exception as error:  # what transformers does not check, it stumbles over, each version in its own way
+            raise ValueError(f"this is no configuration of TSN ({type(error).__name__}: {error})") from error
 
     def _check(self):
         if len(self.topic_scheme().types) != 1:
@@ -93,24 +115,26 @@ class TSNConfig(PretrainedConfig):
         names = self.sentiment_labels
         if not all(isinstance(name, str) for name in names) or len(set(names)) != len(names) or len(names) < 2:
             raise ValueError(f"sentiment_labels must be two or more different names, not {names}")
-        weights = self.loss_weights
-        if set(weights) != set(TASKS) or not all(
-            isinstance(w, (int, float)) and 0 <= w < float("inf") for w in weights.values()
-        ):
-            raise ValueError(f"loss_weights must give a number >= 0 for each of {', '.join(TASKS)}, not {weights}")
-        if set(self.temperatures) != set(TASKS) or not all(
-            isinstance(t, (int, float)) and not isinstance(t, bool) and 0 < t < float("inf")
-            for t in self.temperatures.values()
-        ):
-            raise ValueError(
-                f"temperatures must give a number > 0 for each of {', '.join(TASKS)}, not {self.temperatures}"
-            )
+        for name, low, high, shown in (("loss_weights", 0, 1e6, ">= 0"), ("temperatures", 1e-3, 1e3, "> 0")):
+            values = getattr(self, name)
+            if set(values) != set(TASKS) or not all(_is_number(value, low, high) for value in values.values()):
+                raise ValueError(
+                    f"{name} must give a number {shown} for each of {', '.join(TASKS)}, from {low:g} to {high:g}, "
+                    f"not {values!r:.300}"
+                )
         if self.pooling not in ("cls", "mean"):
             raise ValueError(f"pooling must be 'cls' or 'mean', not {self.pooling!r}")
         if not isinstance(self.chunk_words, int) or isinstance(self.chunk_words, bool) or self.chunk_words < 1:
             raise ValueError(f"chunk_words must be a whole number >= 1, not {self.chunk_words!r}")
-        if not isinstance(self.head_dropout, (int, float)) or not 0 <= self.head_dropout < 1:
+        if not _is_number(self.head_dropout, 0, 1) or self.head_dropout == 1:
             raise ValueError(f"head_dropout must be a probability in [0, 1), not {self.head_dropout!r}")
+        if not _is_number(self.initializer_range, 0, 1e3):
+            raise ValueError(f"initializer_range must be a number from 0 to 1000, not {self.initializer_range!r}")
+        _check_backbone(self.backbone_config)
+        for config in (self, self.backbone_config):
+            dtype = getattr(config, "dtype", None)
+            if dtype is not None and not isinstance(dtype, torch.dtype):
+                raise ValueError(f"dtype must be the name of a type of numbers, not {dtype!r:.100}")
 
     def topic_scheme(self) -> TagScheme:
         """The tag scheme of the topic head."""
@@ -152,6 +176,34 @@ class TSNConfig(PretrainedConfig):
         return positions
 
 
+def _a_copy(name, value, kind, default):
+    """A list or dict of the caller's own; anything else would be taken apart into letters, or not at all."""
+    if value is None:
+        return default
+    if not isinstance(value, (list, tuple) if kind is list else dict):
+        raise ValueError(f"{name} must be a {kind.__name__}, not {value!r:.100}")
+    return kind(value)
+
+
+def _is_number(value, low, high):
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+
+
+def _settings(values, cls, untrusted):
+    """A configuration's dict without `untrusted` keys at any depth, and without what would hide a method of `cls`."""
+    if isinstance(values, list):
+        return [_settings(value, cls, untrusted) for value in values]
+    if not isinstance(values, dict):
+        return values
+    kept = {}
+    for key, value in values.items():
+        found = inspect.getattr_static(cls, key, None) if isinstance(key, str) else None
+        computed = isinstance(found, property) and found.fset is None
+        if key not in untrusted and not computed and not inspect.isroutine(found):
+            kept[key] = _settings(value, PretrainedConfig, untrusted)
+    return kept
+
+
 def _backbone_config(value) -> PretrainedConfig:
     if value is None:
         return AutoConfig.for_model("distilbert", vocab_size=119547)
@@ -159,17 +211,49 @@ def _backbone_config(value) -> PretrainedConfig:
         return _encoder(value)
     if not isinstance(value, dict):
         raise ValueError(f"backbone_config must be a configuration or a dict, not {type(value).__name__}")
-    values = {key: v for key, v in value.items() if key not in _UNTRUSTED_KEYS}
-    model_type = values.pop("model_type", None)
-    if model_type not in CONFIG_MAPPING:
+    model_type = value.get("model_type")
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING or model_type == TSNConfig.model_type:
         raise ValueError(
-            f"backbone_config has the model_type {model_type!r}, which this transformers does not know; "
+            f"backbone_config has the model_type {model_type!r:.100}, which this transformers does not know; "
             "TSN takes encoders that come with transformers and never runs a backbone's own code."
         )
-    return _encoder(AutoConfig.for_model(model_type, **values))
+    values = _settings(value, CONFIG_MAPPING[model_type], _UNTRUSTED_KEYS | _CODE_KEYS)
+    del values["model_type"]
+    try:
+        config = AutoConfig.for_model(model_type, **values)
+    except Exception as error:  # as in `from_dict`
+        raise ValueError(f"backbone_config is none of {model_type!r} ({type(error).__name__}: {error})") from error
+    return _encoder(config)
 
 
 def _encoder(config):
     if getattr(config, "is_encoder_decoder", False):
         raise ValueError(f"The backbone must be an encoder; {config.model_type!r} is an encoder with a decoder.")
     return config
+
+
+def _check_backbone(config):
+    """Raises ValueError for sizes that no encoder has, before anything is made of them."""
+    sizes = {name: getattr(config, name, 1) for name in _SIZES}
+    for name, size in sizes.items():
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            raise ValueError(f"backbone_config: {name} must be a whole number >= 1, not {size!r:.100}")
+    positions, padding = getattr(config, "max_position_embeddings", None), getattr(config, "pad_token_id", None)
+    for name, value in (("max_position_embeddings", positions), ("pad_token_id", padding)):
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+            raise ValueError(f"backbone_config: {name} must be a whole number or null, not {value!r:.100}")
+    if sizes["num_hidden_layers"] > MOST_LAYERS:
+        raise ValueError(
+            f"backbone_config: num_hidden_layers must be {MOST_LAYERS} at most, not {sizes['num_hidden_layers']}"
+        )
+    hidden, inner = sizes["hidden_size"], sizes["intermediate_size"]
+    tables = (sizes["vocab_size"] + max(positions or 0, 0)) * hidden
+    if tables + sizes["num_hidden_layers"] * hidden * (4 * hidden + 2 * inner) > MOST_WEIGHTS:
+        sizes["max_position_embeddings"] = positions
+        raise ValueError(f"backbone_config: {MOST_WEIGHTS:,} weights would not do for an encoder of {sizes!r:.400}")
+    for name, value in vars(config).items():
+        if isinstance(value, float) and not abs(value) < float("inf"):
+            raise ValueError(f"backbone_config: {name} must be a finite number, not {value}")
+        probability = name.endswith(("dropout", "dropout_prob", "dropout_rate")) and not isinstance(value, bool)
+        if probability and value is not None and not _is_number(value, 0, 1):
+            raise ValueError(f"backbone_config: {name} must be a probability in [0, 1], not {value!r:.100}")

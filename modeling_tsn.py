@@ -75,11 +75,7 @@ class TSNModel(PreTrainedModel):
     def __init__(self, config: TSNConfig, backbone: Optional[PreTrainedModel] = None):
         super().__init__(config)
         # The backbone decides itself which attention it supports unless the user chose one.
-        self.backbone = (
-            backbone
-            if backbone is not None
-            else AutoModel.from_config(config.backbone_config, dtype=torch.get_default_dtype())
-        )
+        self.backbone = _new_backbone(config.backbone_config) if backbone is None else backbone
         if getattr(self.backbone, "pooler", None) is not None:
             self.backbone.pooler = None  # no head reads it, and parameters without a gradient stop DDP
         self._no_split_modules = self.backbone._no_split_modules
@@ -232,6 +228,15 @@ class TSNModel(PreTrainedModel):
             return hidden.mean(1)  # (batch, hidden)
         mask = attention_mask.unsqueeze(-1).to(hidden.dtype)  # (batch, tokens, 1)
         return (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)  # (batch, hidden)
+
+
+def _new_backbone(config):
+    try:
+        return AutoModel.from_config(config, dtype=torch.get_default_dtype())
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"backbone_config makes no {config.model_type!r} ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _onnx_model(cls, name_or_path, kwargs):

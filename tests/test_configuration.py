@@ -155,6 +155,24 @@ TOPIC = ["O", "B-TOPIC", "I-TOPIC", "E-TOPIC", "S-TOPIC"]
         ({"temperatures": {"topic": 0, "ner": 1, "sentiment": 1}}, "temperatures must give a number > 0"),
         ({"temperatures": {"topic": "1", "ner": 1, "sentiment": 1}}, "temperatures must give a number > 0"),
         ({"temperatures": {"topic": float("nan"), "ner": 1, "sentiment": 1}}, "temperatures must give a number > 0"),
+        ({"sentiment_labels": "abc"}, "sentiment_labels must be a list, not 'abc'"),
+        ({"sentiment_labels": 3}, "sentiment_labels must be a list, not 3"),
+        ({"sentiment_labels": {"bad": 1, "good": 2}}, "sentiment_labels must be a list"),
+        ({"topic_labels": 7}, "topic_labels must be a list, not 7"),
+        ({"ner_labels": "OAB", "ner_scheme": "IO"}, "ner_labels must be a list"),
+        ({"ner_scheme": ["IO"]}, "'BIOES' or 'IO', not"),
+        ({"loss_weights": [1, 2, 3]}, "loss_weights must be a dict"),
+        ({"loss_weights": {"topic": True, "ner": 1, "sentiment": 1}}, "loss_weights must give a number"),
+        ({"loss_weights": {"topic": 10**400, "ner": 1, "sentiment": 1}}, "loss_weights must give a number"),
+        ({"temperatures": 3}, "temperatures must be a dict, not 3"),
+        ({"temperatures": {"topic": 1e-320, "ner": 1, "sentiment": 1}}, "temperatures must give a number > 0"),
+        ({"temperatures": {"topic": 10**400, "ner": 1, "sentiment": 1}}, "temperatures must give a number > 0"),
+        ({"head_dropout": float("nan")}, "head_dropout must be a probability"),
+        ({"head_dropout": False}, "head_dropout must be a probability"),
+        ({"initializer_range": "x"}, "initializer_range must be a number"),
+        ({"initializer_range": -1}, "initializer_range must be a number"),
+        ({"backbone_config": {"model_type": ["bert"]}}, r"\['bert'\], which this transformers does not know"),
+        ({"backbone_config": {"model_type": "tsn", "backbone_config": {"model_type": "tsn"}}}, "model_type 'tsn'"),
         ({"backbone_config": {"model_type": "nonsense"}}, "'nonsense', which this transformers does not know"),
         ({"backbone_config": {"vocab_size": 10}}, "model_type None"),
         ({"backbone_config": "bert-base-cased"}, "must be a configuration or a dict, not str"),
@@ -166,6 +184,36 @@ TOPIC = ["O", "B-TOPIC", "I-TOPIC", "E-TOPIC", "S-TOPIC"]
 def test_what_does_not_fit_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         TSNConfig(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("vocab_size", value) for value in (-5, 0, "50", None, True, 10**12, 10**400)),
+        *(("hidden_size", value) for value in (-16, 0, None, 10**6)),
+        *(("num_attention_heads", value) for value in (-2, 0, 1.5)),
+        *(("num_hidden_layers", value) for value in (-1, 10**5, 10**12)),
+        *(("max_position_embeddings", value) for value in ("20", 10**12)),
+        *(("hidden_dropout_prob", value) for value in (float("nan"), 7, -0.1)),
+        *(("layer_norm_eps", value) for value in (float("nan"), float("inf"))),
+        *(("pad_token_id", value) for value in ("x", [0])),
+    ],
+)
+def test_a_backbone_of_absurd_sizes_is_refused_before_anything_is_made_of_it(name, value):
+    with pytest.raises(ValueError, match=f"backbone_config.*{name}"):
+        TSNConfig(backbone_config={"model_type": "bert", **SMALL, name: value})
+
+
+@pytest.mark.parametrize(("name", "value"), [("hidden_act", "evil"), ("hidden_size", 17)])
+def test_a_backbone_that_cannot_be_built_says_why(name, value):
+    with pytest.raises(ValueError, match="evil|multiple of the number of attention heads"):
+        TSNModel(TSNConfig(backbone_config={"model_type": "bert", **SMALL, name: value}))
+
+
+def test_sizes_of_the_top_level_do_not_pass_by_the_check():
+    """The backbone owns them; one that is set from the top, as `vocab_size` can be, is looked at too."""
+    with pytest.raises(ValueError, match="vocab_size must be a whole number"):
+        TSNConfig(backbone_config={"model_type": "bert", **SMALL}, vocab_size=-1)
 
 
 def test_a_wrong_file_is_refused(tmp_path):
@@ -193,6 +241,45 @@ def test_a_strangers_file_decides_nothing_about_code():
     saved = json.dumps(config.to_dict()["backbone_config"])
     assert not any(trace in saved for trace in ("evil", "someone/else", "trust_remote_code", "custom_pipelines"))
     assert backbone.hidden_size == 16  # and the rest is kept
+
+
+HIDING = {"topic_scheme": 4, "_check": 3, "max_tokens": 5, "hidden_size": 7, "to_dict": 1}  # names of methods
+KERNELS = {
+    **dict.fromkeys(("attn_implementation", "_attn_implementation"), "evil/kernel"),
+    **dict.fromkeys(("_attn_implementation_internal", "experts_implementation"), "evil/kernel"),
+}
+
+
+@pytest.mark.parametrize("where", ["top", "backbone", "within the backbone"])
+def test_a_strangers_file_names_no_kernels_no_weights_and_no_methods(where, tmp_path):
+    """`"attn_implementation": "org/name"` is code of a Hub repository, which transformers would load and run."""
+    values = {"model_type": "tsn", "backbone_config": {"model_type": "bert", **SMALL}}
+    put = {**KERNELS, "transformers_weights": "../other.safetensors", "num_labels": 10**9, **HIDING}
+    if where == "top":
+        values |= put | {"return_dict": False, "attribute_map": {"pooling": "x"}, "sub_configs": 5}
+    elif where == "backbone":
+        del put["hidden_size"]  # which there is a setting
+        values["backbone_config"] |= put
+    else:
+        values["backbone_config"]["text_config"] = KERNELS
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    config = TSNConfig.from_pretrained(tmp_path)
+    model = TSNModel(config).eval()
+    assert "evil" not in json.dumps(config.to_dict()) and "other.safetensors" not in json.dumps(config.to_dict())
+    assert config._attn_implementation in (None, "sdpa") and model.backbone.config._attn_implementation == "sdpa"
+    assert config.topic_scheme().types == ["TOPIC"] and (config.max_tokens, config.hidden_size) == (20, 16)
+    assert len(config.id2label) == len(config.backbone_config.id2label) == 2
+    assert model(torch.ones(1, 4, dtype=torch.long)).topic_logits.shape == (1, 4, 5)
+
+
+@pytest.mark.parametrize("where", ["top", "backbone"])
+@pytest.mark.parametrize("values", [{"dtype": "evil"}, {"dtype": "load"}, {"dtype": []}, {"id2label": "abc"}])
+def test_what_transformers_stumbles_over_is_a_clear_error(where, values, tmp_path):
+    content = {"model_type": "tsn", "backbone_config": {"model_type": "bert", **SMALL}}
+    (content if where == "top" else content["backbone_config"]).update(values)
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="."):
+        TSNConfig.from_pretrained(tmp_path)
 
 
 def test_the_callers_dict_stays_as_it_was():
