@@ -51,7 +51,8 @@ class TSNConfig(PretrainedConfig):
         chunk_words: Words a chunk that the model was trained on holds at most; the pipeline's default.
         head_dropout: Dropout before each head, a probability.
         temperatures: What each head's logits are divided by before the softmax that scores come from, keys as in
-            `loss_weights`; a number from 0.001 to 1000 each, by default 1. Fitted on validation data (`calibration_tsn.py`).
+            `loss_weights`; a number from 0.001 to 1000 each, by default 1. Fitted on validation data
+            (`calibration_tsn.py`).
         initializer_range: Standard deviation of the normal distribution that new heads are drawn from.
 
     Raises:

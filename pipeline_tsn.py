@@ -234,9 +234,11 @@ class TSNPipeline(ChunkPipeline):
                     logits[name][batch] = values
                 else:
                     logits[name][word] = values[row, cut["positions"][word]]
-        for task, temperature in config.temperatures.items():
+        temperatures = {**config.temperatures, "topic_sentiment": config.temperatures["sentiment"]}
+        for task, temperature in temperatures.items():
             logits[f"{task}_logits"] /= temperature  # the best tags stay the best; their scores become probabilities
-        logits["topic_sentiment_logits"] /= config.temperatures["sentiment"]
+            if not np.isfinite(logits[f"{task}_logits"]).all():
+                raise ValueError(f"the model's {task}_logits are not finite: its weights are damaged, or overflow")
         found = {"topics": [[] for _ in cut["texts"]], "entities": [[] for _ in cut["texts"]]}
         for head, name in (("topics", "topic_logits"), ("entities", "ner_logits")):
             scheme = self._schemes[head]
