@@ -6,7 +6,7 @@ SPACE_TESTS = $(addprefix tests/test_,app.py handler.py highlight.py)
 # Read as it was typed: a dollar sign or a quote in a text is only that.
 export DEMO_TEXT := $(value TEXT)
 
-.PHONY: help demo app test test-latest test-space lint eval int8 bench bench-training bench-scoring card backbone train clean
+.PHONY: help demo app test test-latest test-space fuzz lint eval int8 bench bench-training bench-scoring card backbone train clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -26,6 +26,10 @@ test-latest: .venv-latest/installed  ## the runtime's tests, on the newest trans
 
 test-space: .venv-space/installed  ## the Space in a browser (needs Chromium) and the endpoint, on transformers 5
 	.venv-space/bin/python -m pytest $(SPACE_TESTS)
+
+SECONDS ?= 60
+fuzz: .venv/installed  ## search each fuzz target for SECONDS for what breaks it; adds to tests/fuzz/record.json
+	nice -n 19 .venv/bin/python -m tests.fuzz --seconds $(SECONDS) $(TARGETS)
 
 lint: .venv/installed  ## ruff: lint and format
 	.venv/bin/ruff check .

@@ -22,6 +22,9 @@ from pipeline_tsn import TSNPipeline
 
 pytest_plugins = ["record_tests", "release_workshop"]
 settings.register_profile("tsn", deadline=None, max_examples=60, derandomize=True)
+settings.register_profile(
+    "fuzz", deadline=None, max_examples=1000
+)  # python -m tests.fuzz, and to replay what it found
 settings.load_profile("tsn")
 torch.set_num_threads(1)
 

@@ -1,0 +1,38 @@
+"""`data_tsn.py`: rows that fit the labels, or an error that names the file, of any bytes."""
+
+import tempfile
+from pathlib import Path
+
+from hypothesis import given
+
+from configuration_tsn import TSNConfig
+from data_tsn import InvalidRow, read_rows
+from fuzz.files import files
+
+CONFIG = TSNConfig()
+FOLDER = tempfile.TemporaryDirectory()
+
+
+def check(row):
+    text = row["text"]
+    assert isinstance(text, str) and isinstance(row["row"], str)
+    for name in ("topics", "entities"):
+        end = 0
+        for span in row[name] or []:
+            assert end <= span["start"] < span["end"] <= len(text) and text[span["start"] : span["end"]].strip()
+            assert name == "topics" or span["label"] in ("PER", "LOC", "ORG", "MISC")
+            end = span["end"]
+    assert row["sentiment"] is None or row["sentiment"] in CONFIG.sentiment_labels
+
+
+@given(files((".csv", ".jsonl", ".parquet")))
+def holds(file):
+    path = Path(FOLDER.name) / f"rows{file[0]}"
+    path.write_bytes(file[1])
+    bad = []
+    try:
+        for row in read_rows(path, CONFIG, on_invalid=lambda error, raw: bad.append(error)):
+            check(row)
+    except ValueError as error:  # the file as a whole
+        assert str(path) in str(error)
+    assert all(isinstance(error, InvalidRow) and f"{path}, row " in str(error) for error in bad)

@@ -1,0 +1,23 @@
+"""A few hundred examples of each property of `fuzz/`; `make fuzz` searches for hours."""
+
+import importlib
+import json
+
+import pytest
+from fuzz import TARGETS
+from fuzz.__main__ import README, RECORD, with_table
+from hypothesis import settings
+
+MOST = {"pipeline": 60, "command": 30}  # what takes longer than a millisecond
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", TARGETS)
+def test_property(target):
+    settings(max_examples=MOST.get(target, 300))(importlib.import_module(f"fuzz.{target}").holds)()
+
+
+def test_the_readme_tells_what_is_recorded():
+    runs = json.loads(RECORD.read_text("utf-8"))
+    assert with_table(README.read_text("utf-8"), runs) == README.read_text("utf-8")
+    assert {run["target"] for run in runs} <= set(TARGETS)
