@@ -44,8 +44,9 @@ def occurrences(text):
 
 
 def html(text):
-    span = {"start": 0, "end": 1, "score": 0.5, "entity_group": "PER"}
-    highlighted(text, {"topics": [span], "entities": [span]})
+    span = {"start": 0, "end": 1, "score": 0.5}
+    topic, entity = {**span, "sentiment": "neutral", "sentiment_score": 0.5}, {**span, "entity_group": "PER"}
+    highlighted(text, {"topics": [topic], "entities": [entity]})
 
 
 FUNCTIONS = {

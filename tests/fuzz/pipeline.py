@@ -22,6 +22,8 @@ def check(text, result):
             assert text[span["start"] : span["end"]] == span["word"] and span["word"].strip()
             assert 0 <= span["score"] <= 1 + 1e-6
             end = span["end"]
+    for topic in result["topics"]:
+        assert topic["sentiment"] in LABELS and 1 / len(LABELS) - 1e-6 <= topic["sentiment_score"] <= 1 + 1e-6
     sentiment = result["sentiment"]
     assert set(sentiment["scores"]) == LABELS
     assert all(0 <= value <= 1 + 1e-6 for value in sentiment["scores"].values())
