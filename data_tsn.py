@@ -79,7 +79,7 @@ def _parquet(path):
             _require_text(path, file.schema_arrow.names)
             for batch in file.iter_batches(1024):
                 yield from _batch_rows(batch)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:  # also a column's name may be undecodable
         raise ValueError(f"{path}: not a readable Parquet file ({error})") from error
 
 

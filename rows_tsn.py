@@ -161,7 +161,7 @@ def _parquet(path, text_column):
                 raise ValueError(f"{path}: two columns have the same name ({', '.join(map(repr, names))})")
             for batch in file.iter_batches(1024):
                 yield from _batch_rows(batch, text_column)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:  # also a column's name may be undecodable
         raise ValueError(f"{path}: not a readable Parquet file ({error})") from error
 
 

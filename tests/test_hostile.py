@@ -146,6 +146,15 @@ def test_a_truncated_parquet_file_is_named(share, tmp_path):
             list(read())
 
 
+def test_a_parquet_column_whose_name_is_not_utf8_is_named(tmp_path):
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"text": ["Fine."], "other": [1]}), path, store_schema=False)
+    path.write_bytes(path.read_bytes().replace(b"other", b"oth\xd1r"))
+    for read in (lambda: read_rows(path, CONFIG), lambda: read_table(path)):
+        with pytest.raises(ValueError, match=re.escape(f"{path}: not a readable Parquet file")):
+            list(read())
+
+
 def test_ragged_rows_are_told_apart(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_bytes(b"text,topics\none,[]\ntwo\nthree,[],more\n\nfour,\n")
