@@ -7,6 +7,7 @@ from table_tsn import markdown_table
 
 KEPT = 20_000  # distinct phrases; the rarest are forgotten beyond twice as many
 SHOWN = 15
+LIKELY = 0.5  # score of an entity that counts: those below are more often wrong than right
 
 
 class Summary:
@@ -17,7 +18,7 @@ class Summary:
         sentiments: Texts by label; None stands for those without a word.
         topics: Texts by topic and its sentiment in them, `{(topic, label): texts}`; a topic is case-folded. A text
             that both praises and blames it counts as the one of its surest mention.
-        entities: Texts by type and name.
+        entities: Texts by type and name, where an entity's score is at least `LIKELY`.
     """
 
     def __init__(self, state=None):
@@ -37,8 +38,8 @@ class Summary:
         by_score = sorted(result["topics"], key=lambda topic: topic["sentiment_score"])
         surest = {" ".join(topic["word"].casefold().split()): topic["sentiment"] for topic in by_score}
         self.topics.update(surest.items())
-        for entity in dict.fromkeys((e["entity_group"], " ".join(e["word"].split())) for e in result["entities"]):
-            self.entities[entity] += 1
+        likely = (entity for entity in result["entities"] if entity["score"] >= LIKELY)
+        self.entities.update(dict.fromkeys(((e["entity_group"], " ".join(e["word"].split())) for e in likely), 1))
 
     def add(self, other):
         """Adds another summary up, and forgets the rarest phrases if there are too many."""

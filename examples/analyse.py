@@ -58,10 +58,11 @@ def report(text, result, colour):
     for title, spans in (("Topics", result["topics"]), ("Entities", result["entities"])):
         lines.append(paint(BOLD, title) + ("" if spans else "  none"))
         for span in spans:
-            kind = span.get("entity_group")
+            kind = span.get("entity_group")  # a topic has none, and is of a sentiment
             code = TOPIC if kind is None else ENTITY.get(kind, BOLD)
+            kind = kind or paint(SENTIMENT.get(span["sentiment"], BOLD), span["sentiment"])
             place = paint(DIM, f"{span['score']:.2f}  {span['start']}-{span['end']}")
-            lines.append(f"  {paint(code, ' '.join(span['word'].split()))}  {kind + '  ' if kind else ''}{place}")
+            lines.append(f"  {paint(code, ' '.join(span['word'].split()))}  {kind}  {place}")
     return "\n".join(lines)
 
 

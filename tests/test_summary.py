@@ -21,7 +21,14 @@ rows = st.fixed_dictionaries(
     {
         "topics": st.lists(topics, max_size=3),
         "entities": st.lists(
-            st.fixed_dictionaries({"word": words, "entity_group": st.sampled_from(["PER", "LOC"])}), max_size=3
+            st.fixed_dictionaries(
+                {
+                    "word": words,
+                    "entity_group": st.sampled_from(["PER", "LOC"]),
+                    "score": st.sampled_from([0.4, 0.5, 1]),
+                }
+            ),
+            max_size=3,
         ),
         "sentiment": st.sampled_from(["negative", "positive", None]),
         "error": st.sampled_from([None, None, None, "text is null"]),
@@ -45,6 +52,10 @@ def test_parts_add_up(results, size):
     assert total.sentiments == Counter(result["sentiment"] for result in scored)
     lives = [r for r in scored if any(t["word"].lower().split() == ["battery", "life"] for t in r["topics"])]
     assert sum(n for (topic, _), n in total.topics.items() if topic == "battery life") == len(lives)
+    named = [r for r in scored if any(e["word"] == "Ana" and e["score"] > 0.45 for e in r["entities"])]
+    kinds = {kind for r in named for kind in ("PER", "LOC")}
+    assert max((total.entities[kind, "Ana"] for kind in kinds), default=0) <= len(named)
+    assert sum(total.entities[kind, "Ana"] for kind in ("PER", "LOC")) >= len(named)
     tables = total.tables()
     assert f"{len(results):,} rows" in tables and ("\n| battery life " in tables) == bool(lives)
 
