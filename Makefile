@@ -18,7 +18,7 @@ demo: .venv/installed  ## analyse an example text, or TEXT="..."
 app: .venv-space/installed  ## the Space, on this machine: a page to try texts and files on
 	.venv-space/bin/python app.py
 
-test: .venv/installed  ## all tests, on the pinned toolchain
+test: .venv/cluster  ## all tests, on the pinned toolchain
 	.venv/bin/python -m pytest -n auto
 
 test-latest: .venv-latest/installed  ## the runtime's tests, on the newest transformers 5
@@ -28,7 +28,7 @@ test-space: .venv-space/installed  ## the Space in a browser (needs Chromium) an
 	.venv-space/bin/python -m pytest $(SPACE_TESTS)
 
 SECONDS ?= 60
-fuzz: .venv/installed  ## search each fuzz target for SECONDS for what breaks it; adds to tests/fuzz/record.json
+fuzz: .venv/fuzz  ## search each fuzz target for SECONDS for what breaks it; adds to tests/fuzz/record.json
 	nice -n 19 .venv/bin/python -m tests.fuzz --seconds $(SECONDS) $(TARGETS)
 
 lint: .venv/installed  ## ruff: lint and format
@@ -53,6 +53,7 @@ bench: .venv/installed  ## measure speed and memory, of this model and of it in 
 bench-scoring: .venv/installed  ## measure score.py: beside the pipeline, on two cores, and its memory
 	test -f onnx/model_quantized.onnx || .venv/bin/python quantize.py . --output_dir .
 	.venv/bin/python bench/scoring.py
+	.venv/bin/python bench/scoring.py --million
 
 card: .venv/installed  ## fill README.md, the model card, from what eval, int8 and bench wrote
 	.venv/bin/python card_tsn.py
@@ -68,20 +69,25 @@ out/backbone/tokenizer.json: .venv/installed backbone_tsn.py
 backbone: out/backbone/tokenizer.json  ## make the encoder that training starts from, in out/backbone
 
 TRAIN_FILES = --train_file $(DATA)/train.parquet --validation_file $(DATA)/validation.parquet
-train: backbone  ## train the model of this folder again on DATA: out/v1, and from that out/v2
+train: backbone  ## train the model of this folder again on DATA: out/v1, and with a head for topics' sentiment out/v2
 	.venv/bin/python train.py configs/tsn-e5.yaml $(TRAIN_FILES) --output_dir out/v1
-	.venv/bin/python train.py configs/tsn-e5-topics.yaml $(TRAIN_FILES) --output_dir out/v2
+	.venv/bin/python topic_head_tsn.py out/v1 $(TRAIN_FILES) --output_dir out/v2
 
 bench-training: backbone  ## after make train: train.py beside a bare loop; one model beside three and an adapter
 	.venv/bin/python bench/training.py --backbone out/backbone --data $(DATA)
 	.venv/bin/python bench/multitask.py --backbone out/v1/checkpoint-1900 --data $(DATA)
 
-.venv/installed: requirements.txt requirements-cluster.txt
+.venv/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	@echo "Installing the toolchain into .venv: a few minutes, once."
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet torch==2.13.0
-	.venv/bin/pip install --quiet -r requirements.txt -r requirements-cluster.txt
+	.venv/bin/pip install --quiet -r requirements.txt
+	@touch $@
+
+# What a part of the tests, or `make fuzz` alone, needs besides.
+.venv/cluster .venv/fuzz: .venv/%: .venv/installed requirements-%.txt
+	.venv/bin/pip install --quiet -r requirements-$*.txt
 	@touch $@
 
 .venv-latest/installed: Makefile

@@ -53,6 +53,8 @@ class TSNConfig(PretrainedConfig):
         temperatures: What each head's logits are divided by before the softmax that scores come from, keys as in
             `loss_weights`; a number from 0.001 to 1000 each, by default 1. Fitted on validation data
             (`calibration_tsn.py`).
+        topic_sentiment_head: Whether the model has a head of its own for the sentiment of topics, as
+            `topic_head_tsn.py` makes it; otherwise the sentiment head is read at their words. Defaults to False.
         initializer_range: Standard deviation of the normal distribution that new heads are drawn from.
 
     Raises:
@@ -78,6 +80,7 @@ class TSNConfig(PretrainedConfig):
         chunk_words=50,
         head_dropout=0.1,
         temperatures=None,
+        topic_sentiment_head=False,
         initializer_range=0.02,
         **kwargs,
     ):
@@ -95,6 +98,7 @@ class TSNConfig(PretrainedConfig):
         self.chunk_words = chunk_words
         self.head_dropout = head_dropout
         self.temperatures = _a_copy("temperatures", temperatures, dict, dict.fromkeys(TASKS, 1.0))
+        self.topic_sentiment_head = topic_sentiment_head
         self.initializer_range = initializer_range
         super().__init__(**kwargs)
         self._check()
@@ -103,7 +107,8 @@ class TSNConfig(PretrainedConfig):
     def from_dict(cls, config_dict, **kwargs):
         """As in transformers, from the content of a config.json, of which only settings are taken."""
         try:
-            return super().from_dict(_settings(config_dict, cls, _UNTRUSTED_KEYS), **kwargs)
+            # transformers writes the commit into it, by which it loads the other files.
+            return super().from_dict(_settings(config_dict, cls, _UNTRUSTED_KEYS - {"_commit_hash"}), **kwargs)
         except ValueError:
             raise
         except Exception as error:  # what transformers does not check, it stumbles over, each version in its own way
@@ -129,6 +134,8 @@ class TSNConfig(PretrainedConfig):
             raise ValueError(f"chunk_words must be a whole number >= 1, not {self.chunk_words!r}")
         if not _is_number(self.head_dropout, 0, 1) or self.head_dropout == 1:
             raise ValueError(f"head_dropout must be a probability in [0, 1), not {self.head_dropout!r}")
+        if not isinstance(self.topic_sentiment_head, bool):
+            raise ValueError(f"topic_sentiment_head must be true or false, not {self.topic_sentiment_head!r:.100}")
         if not _is_number(self.initializer_range, 0, 1e3):
             raise ValueError(f"initializer_range must be a number from 0 to 1000, not {self.initializer_range!r}")
         _check_backbone(self.backbone_config)
@@ -247,6 +254,9 @@ def _check_backbone(config):
         raise ValueError(
             f"backbone_config: num_hidden_layers must be {MOST_LAYERS} at most, not {sizes['num_hidden_layers']}"
         )
+    for name, value in vars(config).items():
+        if isinstance(value, int) and abs(value) >= 2**31:
+            raise ValueError(f"backbone_config: {name} is beyond what any encoder has: {value!r:.100}")
     hidden, inner = sizes["hidden_size"], sizes["intermediate_size"]
     tables = (sizes["vocab_size"] + max(positions or 0, 0)) * hidden
     if tables + sizes["num_hidden_layers"] * hidden * (4 * hidden + 2 * inner) > MOST_WEIGHTS:

@@ -111,36 +111,39 @@ def _json_lines(path):
 def _csv(path):
     csv.field_size_limit(2**31 - 1)
     with open(path, encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines, strict=True)
+        reader = csv.reader(lines, strict=True)
         try:
-            _require_text(path, reader.fieldnames or [])
-            yield from _csv_rows(path, reader)
+            header = next(reader, [])
+            _require_text(path, header)
+            yield from _csv_rows(path, reader, header)
         except UnicodeDecodeError as error:  # what lies behind it cannot be told apart into rows
-            raise ValueError(f"{path}: not UTF-8 near line {reader.reader.line_num + 1} ({error})") from error
+            raise ValueError(f"{path}: not UTF-8 near line {reader.line_num + 1} ({error})") from error
         except csv.Error as error:
             raise ValueError(f"{path}: the header is not CSV ({error})") from error
 
 
-def _csv_rows(path, reader):
+def _csv_rows(path, reader, header):
     while True:
-        start = reader.reader.line_num + 1
+        start = reader.line_num + 1
         try:
-            row = next(reader)
+            cells = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            if reader.reader.line_num > start or "unexpected end" in str(error):
+            if reader.line_num > start or "unexpected end" in str(error):
                 raise ValueError(
                     f"{path}: a quote that opens in the row of line {start} is never closed, or not before a comma "
                     f"({error}); what follows cannot be told apart into rows"
                 ) from error
             yield ValueError(f"not CSV ({error})")
             continue
-        if None in row or None in row.values():
-            yield ValueError(f"{len(reader.fieldnames)} columns are needed; are commas in quotes?")
+        if not cells:
+            continue  # a blank line
+        if len(cells) != len(header):
+            yield ValueError(f"{len(header)} columns are needed; are commas in quotes?")
             continue
         try:
-            yield _from_literals(row)
+            yield _from_literals(dict(zip(header, cells)))
         except ValueError as error:
             yield error
 

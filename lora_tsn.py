@@ -55,7 +55,7 @@ def _linear_layers(model):
 
 def eight_bits():
     """The quantization in which a base is loaded to train an adapter on it; the heads stay whole."""
-    return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=[*HEADS, "pooler"])
+    return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=[*HEADS, "topic_sentiment_head", "pooler"])
 
 
 def add_adapter(model, rank=8, alpha=16, dropout=0.1, modules=None):

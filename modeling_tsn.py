@@ -27,8 +27,9 @@ class TSNOutput(ModelOutput):
         topic_logits: `(batch, tokens, topic tags)`.
         ner_logits: `(batch, tokens, entity tags)`.
         sentiment_logits: `(batch, classes)`.
-        topic_sentiment_logits: `(batch, tokens, classes)`, the sentiment head read at each token. The sentiment of a
-            topic is read from their mean over its words. With `cls` pooling, that of the text at every token.
+        topic_sentiment_logits: `(batch, tokens, classes)`, of the head for the sentiment of topics. That of a topic is
+            read from their mean over its words. Without such a head, the sentiment head read at each token; with `cls`
+            pooling, what it reads of the text, at every token.
         topic_loss, ner_loss, sentiment_loss, topic_sentiment_loss: Each one's own mean cross-entropy in nats, before
             weighting; scalars.
         hidden_states: The backbone's, each `(batch, tokens, hidden)`, on demand.
@@ -84,6 +85,8 @@ class TSNModel(PreTrainedModel):
         self.topic_head = nn.Linear(config.hidden_size, len(config.topic_labels))
         self.ner_head = nn.Linear(config.hidden_size, len(config.ner_labels))
         self.sentiment_head = nn.Linear(config.hidden_size, len(config.sentiment_labels))
+        if config.topic_sentiment_head:
+            self.topic_sentiment_head = nn.Linear(config.hidden_size, len(config.sentiment_labels))
         self.post_init()
 
     @classmethod
@@ -195,7 +198,9 @@ class TSNModel(PreTrainedModel):
         ner_logits = self.ner_head(tokens)  # (batch, tokens, entity tags)
         pooled = self._pool(hidden, attention_mask)  # (batch, hidden)
         sentiment_logits = self.sentiment_head(self.dropout(pooled))  # (batch, classes)
-        if self.config.pooling == "mean":
+        if self.config.topic_sentiment_head:
+            topic_sentiment_logits = self.topic_sentiment_head(tokens)  # (batch, tokens, classes)
+        elif self.config.pooling == "mean":
             # The head is linear: their mean over all tokens is the logits of the text.
             topic_sentiment_logits = self.sentiment_head(tokens)  # (batch, tokens, classes)
         else:

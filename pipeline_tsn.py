@@ -58,8 +58,8 @@ class TSNPipeline(ChunkPipeline):
 
     A span's score is the mean over its words of the probability of the tag that the decoding chose, at the temperature
     of the configuration, which is fitted so that scores say how often such spans are right. A topic's sentiment is
-    what the sentiment head reads at its words, so that one sentence may praise the food and blame the service; with
-    `cls` pooling it is that of its chunk. The sentiment of
+    read at its own words, so that one sentence may praise the food and blame the service; a model with `cls` pooling
+    and no head for it gives that of its chunk. The sentiment of
     a text without a word in it, such as `""`, is `{"label": None, "score": 0.0, "scores": {every class: 0.0}}`.
     """
 

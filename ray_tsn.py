@@ -16,7 +16,7 @@ from pathlib import Path
 from hub_files_tsn import HERE
 from workers_tsn import WorkerFailed, told
 
-WINDOW_BYTES = 2**25  # of tasks, for each actor
+WINDOW_BYTES, MOST_BYTES = 2**25, 2**30  # of tasks, for each actor and for all
 ATTEMPTS = 3  # Ray Data would send a task that kills its actor round for ever
 _MODEL_FILES = {".json", ".txt", ".model", ".safetensors"}
 
@@ -41,8 +41,8 @@ def run_tasks(tasks, load, function, options, actors=None):
         worker = {"load": load, "function": function, "options": options, "files": files}
         # Ray Data reads what can be read again from any machine, and an iterator of this one cannot. So it is given
         # windows of tasks, which stay in the object store until all of the window are done.
-        for keys, blocks in _windows(ray, tasks, actors * WINDOW_BYTES):
-            for index, result, error in _map(ray, blocks, worker, actors, gpus):
+        for keys, blocks in _windows(ray, tasks, min(actors * WINDOW_BYTES, MOST_BYTES)):
+            for index, result, error in _map(ray, blocks, worker, min(actors, len(blocks)), gpus):
                 if error is not None:
                     raise WorkerFailed(error)
                 yield keys.pop(index), result
@@ -100,7 +100,7 @@ def _map(ray, blocks, worker, actors, gpus):
         _Worker,
         batch_size=1,
         batch_format="pyarrow",
-        fn_constructor_kwargs={**worker, "begun": begun},
+        fn_constructor_kwargs={**worker, "begun": begun, "most_loading": actors + ATTEMPTS - 1},
         compute=pool,
         num_cpus=1,
         num_gpus=gpus,
@@ -111,28 +111,33 @@ def _map(ray, blocks, worker, actors, gpus):
 
 
 class _Begun:
-    """An actor beside the driver: counts how often a task was begun, which outlives the actor that began it."""
+    """An actor beside the driver: counts how often a task was begun, which outlives the actor that began it, and, as
+    `None`, the loadings that were begun and not ended."""
 
     def __init__(self):
         self.counts = Counter()
 
-    def count(self, index):
-        self.counts[index] += 1
+    def count(self, index, by=1):
+        self.counts[index] += by
         return self.counts[index]
 
 
 class _Worker:
     """An actor: loads a model, and answers a block of one task with one of `(index, result, error)`."""
 
-    def __init__(self, load, function, options, files, begun):
+    def __init__(self, load, function, options, files, begun, most_loading):
         import ray
 
         self.function, self.error = function, None
-        self.count = lambda index: ray.get(begun.count.remote(index))
+        self.count = lambda index, by=1: ray.get(begun.count.remote(index, by))
+        if self.count(None) > most_loading:
+            self.error = f"loading the model ended its worker {ATTEMPTS} times, as when memory runs out"
+            return
         try:
             self.loaded = _load(load, options, ray.get(files))
         except Exception as error:  # told with the first task: Ray would send no more than a trace
             self.error = told(error)
+        self.count(None, -1)
 
     def __call__(self, batch):
         index, arguments = pickle.loads(batch["pickled"][0].as_py())

@@ -159,6 +159,7 @@ def score(arguments):
     if arguments.report and output.resolve() == Path(arguments.report).resolve():
         raise ValueError("--report and --output are the same file")
     settings = {"model": fingerprint(arguments.model, arguments.onnx), "device": arguments.device}
+    settings |= {"format": 2}  # of the rows: parts of another one do not go with them
     settings |= {"batch_size": arguments.batch_size, "text_column": arguments.text_column, "part_rows": PART_ROWS}
     parts, summary, count = Parts(output, settings), Summary(), 0
     reading = (arguments.text_column, arguments.split)

@@ -69,7 +69,7 @@ class Summary:
         """The topics that most texts are negative about, as `top_topics`, the surest first.
 
         They rank by the lower bound of Wilson's 95 % interval for the share of negative texts (Wilson 1927), so that
-        one complaint about one thing does not stand above ninety in a hundred.
+        one complaint about one thing does not stand above ninety in a hundred. None without a sentiment `negative`.
         """
         found = []
         for topic, n, labels in self._by_topic():

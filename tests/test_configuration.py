@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+import transformers
 from conftest import backbone_config
 from transformers import AutoModel, BertConfig, DistilBertConfig, RobertaConfig, T5Config
 
@@ -197,6 +198,7 @@ def test_what_does_not_fit_is_refused(arguments, message):
         *(("hidden_dropout_prob", value) for value in (float("nan"), 7, -0.1)),
         *(("layer_norm_eps", value) for value in (float("nan"), float("inf"))),
         *(("pad_token_id", value) for value in ("x", [0])),
+        ("type_vocab_size", 10**12),
     ],
 )
 def test_a_backbone_of_absurd_sizes_is_refused_before_anything_is_made_of_it(name, value):
@@ -222,6 +224,23 @@ def test_a_wrong_file_is_refused(tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"pooling": "last"}))
     with pytest.raises(ValueError, match="pooling must be"):
         TSNConfig.from_pretrained(tmp_path)
+
+
+def test_the_inner_size_of_another_encoder_is_looked_at_too():
+    with pytest.raises(ValueError, match="backbone_config: hidden_dim is beyond"):
+        TSNConfig(backbone_config={"model_type": "distilbert", "hidden_dim": 10**12})
+
+
+def test_the_commit_that_transformers_notes_stays_with_the_configuration():
+    """By it, the weights and the tokenizer are loaded of the same commit."""
+    config = TSNConfig.from_dict({"model_type": "tsn", "_commit_hash": "abc"})
+    assert transformers.__version__ > "5" or config._commit_hash == "abc"
+
+
+@pytest.mark.parametrize("value", [None, 1, "true", []])
+def test_a_head_is_there_or_not(value):
+    with pytest.raises(ValueError, match="topic_sentiment_head must be true or false"):
+        TSNConfig(topic_sentiment_head=value)
 
 
 def test_a_strangers_file_decides_nothing_about_code():

@@ -134,10 +134,18 @@ def test_the_sentiment_at_each_token(model, inputs):
     """The head is linear: the mean of what it reads at the tokens is what it reads at their mean."""
     mask = inputs["attention_mask"]
     model.config.pooling = "mean"
-    output = model(**inputs)
+    output = model(**inputs, output_hidden_states=True)
     for at_tokens, of_text, m in zip(output.topic_sentiment_logits, output.sentiment_logits, mask):
         torch.testing.assert_close(at_tokens[: int(m.sum())].mean(0), of_text, atol=1e-5, rtol=0)
     assert output.topic_sentiment_logits[0].std(0).min() > 1e-3
+    head = torch.nn.Linear(output.hidden_states[-1].shape[-1], 3)
+    for pooling in ("cls", "mean"):
+        own = make_model(model.config.backbone_config.model_type, model.config.vocab_size, topic_sentiment_head=True)
+        own.load_state_dict(
+            {**model.state_dict(), **{f"topic_sentiment_head.{n}": v for n, v in head.state_dict().items()}}
+        )
+        own.config.pooling = pooling
+        torch.testing.assert_close(own(**inputs).topic_sentiment_logits, head(output.hidden_states[-1]))
     model.config.pooling = "cls"
     output = model(**inputs)
     for i in range(mask.shape[1]):

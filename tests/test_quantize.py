@@ -72,8 +72,9 @@ def test_only_what_has_a_weight_is_quantized(fp32_file):
     layers = ("query", "key", "value", "attention/output/dense", "intermediate/dense", "output/dense")
     for layer in (0, 1):
         assert sum(f"layer.{layer}/" in name for name in nodes) == len(layers)
-    assert sum("embeddings" in name for name in nodes) == 3 and sum("head" in name for name in nodes) == 3
-    assert len(nodes) == 2 * len(layers) + 6
+    # The sentiment head reads the text and the tokens.
+    assert sum("embeddings" in name for name in nodes) == 3 and sum("head" in name for name in nodes) == 4
+    assert len(nodes) == 2 * len(layers) + 7
     products = [name for name, kind in all_nodes.items() if kind == "MatMul" and name not in nodes]
     assert len(products) == 2 * 2  # queries by keys and shares by values, in two layers
     kept = operators(fp32_file.with_name("model_quantized.onnx"))

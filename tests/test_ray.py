@@ -124,6 +124,16 @@ def test_tasks_of_several_windows_and_one_that_always_kills_its_worker(onnx_fold
         next(answers)
 
 
+def test_a_model_that_kills_its_worker_when_it_is_loaded(onnx_folder, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+
+    def load(model, device):
+        os._exit(9)
+
+    with pytest.raises(WorkerFailed, match="loading the model ended its worker 3 times"):
+        next(ray_tsn.run_tasks([("a", ("harmless",))], load, print, (str(onnx_folder), "cpu"), 1))
+
+
 def test_a_driver_that_is_killed_leaves_no_process_and_the_local_engine_goes_on(table, whole, onnx_folder, tmp_path):
     output = tmp_path / "out.jsonl"
     run = command(table, "--output", output, "--model", onnx_folder, "--threads", 1)

@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, pipeline
 from modeling_tsn import TSNModel
 from pipeline_tsn import TSNPipeline
 
+pytest.importorskip("pyspark", reason="pip install -r requirements-cluster.txt")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not shutil.which("java"), reason="no java: apt-get install default-jre-headless"),

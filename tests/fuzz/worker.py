@@ -17,12 +17,13 @@ def main(target, counts_file, *options):
     Counts what ran in `counts_file`, two numbers of 8 bytes: inputs, and those of them that made a whole case. The
     file is mapped, so that they are known however the process ends.
     """
-    with atheris.instrument_imports(include=list(MODULES)):
-        importlib.import_module("conftest")  # the profiles of Hypothesis
-        property_test = importlib.import_module(f"fuzz.{target}").holds
     from hypothesis import settings
 
-    settings.load_profile("fuzz")  # with a database, from which pytest replays and shrinks what was found
+    with atheris.instrument_imports(include=list(MODULES)):
+        importlib.import_module("conftest")  # the profiles of Hypothesis
+        # With a database, from which pytest replays and shrinks what was found.
+        settings.load_profile("fuzz")
+        property_test = importlib.import_module(f"fuzz.{target}").holds
     run = property_test.hypothesis.fuzz_one_input
     with open(counts_file, "r+b") as file:
         counts = mmap.mmap(file.fileno(), 16)
