@@ -92,7 +92,7 @@ def topics_section(folder):
     record = read(folder, RESULTS / "topic_sentiment.json")
     if record["weights_sha256"] != read(folder, EVAL_RESULTS)["weights_sha256"]:
         raise ValueError(f"{RESULTS}/topic_sentiment.json was measured on other weights than {EVAL_RESULTS}")
-    readings = {"majority": record["majority"], "text": "the text's", "sentence": "its sentence", "topic": "its words"}
+    readings = {"majority": record["majority"], "text": "its text", "sentence": "its sentence", "topic": "its words"}
     lines = [["Macro F1 (accuracy)", "Topics", *readings.values()]]
     for name, group in record["results"].items():
         cells = (f"{group[r]['macro_f1']:.3f} ({group[r]['accuracy']:.3f})" for r in readings)
@@ -131,14 +131,8 @@ def int8_section(folder):
         raise ValueError("bench/results/int8: eval_results.json was measured on another file than the report's")
     if fp32["weights_sha256"] != report["weights_sha256"]:
         raise ValueError("eval_results.json was measured on other weights than bench/results/int8's")
-    rows = [("fp32", "model.onnx", fp32), ("int8", "model_quantized.onnx", int8)]
-    if (folder / RESULTS / "int8-avx2").exists():
-        avx2 = read(folder, RESULTS / "int8-avx2" / EVAL_RESULTS)
-        if avx2["weights_sha256"] != int8["weights_sha256"]:
-            raise ValueError("bench/results/int8-avx2 was measured on another file than bench/results/int8")
-        rows.append(("int8, AVX2 alone", "model_quantized.onnx", avx2))
     lines = [["Test split", "ONNX MB", *MAIN_METRICS.values()]]
-    for name, file, results in rows:
+    for name, file, results in (("fp32", "model.onnx", fp32), ("int8", "model_quantized.onnx", int8)):
         metrics = [f"{results['results']['all'][metric]:.4f}" for metric in MAIN_METRICS.values()]
         lines.append([name, f"{report['files'][file]['bytes'] / 1e6:.1f}", *metrics])
     kept = ", ".join(f"`{layer.strip('/')}`" for layer in report["trials"][-1]["fp32_layers"]) or "none"

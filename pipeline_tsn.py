@@ -33,9 +33,9 @@ class TSNPipeline(ChunkPipeline):
         tsn = pipeline("topic-sentiment-ner", model="org/tsn", trust_remote_code=True)
         tsn("Apple Pay arrived in Colombia on Tuesday. Customers love the new payment method.")
         # {"topics": [{"word": "Apple Pay", "score": 0.80, "start": 0, "end": 9,
-        #              "sentiment": "positive", "sentiment_score": 0.50},
+        #              "sentiment": "positive", "sentiment_score": 0.93},
         #             {"word": "payment method", "score": 0.51, "start": 65, "end": 79,
-        #              "sentiment": "positive", "sentiment_score": 0.58}],
+        #              "sentiment": "positive", "sentiment_score": 0.80}],
         #  "sentiment": {"label": "positive", "score": 0.92,
         #                "scores": {"negative": 0.02, "neutral": 0.06, "positive": 0.92}},
         #  "entities": [{"entity_group": "MISC", "word": "Apple Pay", "score": 0.66, "start": 0, "end": 9},

@@ -1,9 +1,9 @@
 """How fast `score.py` is beside the pipeline, how it scales to two cores, and what memory it takes as rows grow.
 
     python bench/scoring.py --rows 1000 100000 --output_dir bench/results
-    python bench/scoring.py --rows 1000 1000000   # an hour or so on two cores
+    python bench/scoring.py --million   # memory over a million short texts: half an hour or so on two cores
 
-Texts are those of `examples/`, again and again. Writes `scoring.json`.
+Texts are those of `examples/`, again and again, or the first words of them. Writes `scoring.json`, or adds to it.
 """
 
 import argparse
@@ -24,11 +24,12 @@ from bench.machine import describe_machine, versions
 ROOT = Path(__file__).resolve().parent.parent
 SIDE_BY_SIDE = 4000  # rows of a turn of score.py beside the pipeline
 TURNS = 3
+SHORT = 3  # words of a short text
 
 
-def write_rows(path, count):
+def write_rows(path, count, words=None):
     lines = (ROOT / "examples" / "reviews.jsonl").read_text("utf-8").splitlines()
-    texts = [json.loads(line)["text"] for line in lines]
+    texts = [" ".join(json.loads(line)["text"].split()[:words]) for line in lines]
     with path.open("w", encoding="utf-8") as file:
         for i, text in enumerate(islice(cycle(texts), count)):
             file.write(json.dumps({"id": i, "text": text}) + "\n")
@@ -47,23 +48,25 @@ def resident_bytes(pid):
     return total
 
 
-def run(folder, rows, threads):
-    """A whole run of the command: rows, threads, seconds and the most memory of all its processes together."""
+def run(folder, rows, threads, words=None):
+    """A whole run of the command: rows, threads, seconds, the most memory of all its processes together, and what it
+    was at each tenth of the time."""
     source, output = folder / "in.jsonl", folder / "out.jsonl"
-    write_rows(source, rows)
+    write_rows(source, rows, words)
     command = [sys.executable, ROOT / "score.py", source, "--output", output, "--threads", str(threads)]
-    started, peak = time.perf_counter(), 0
+    started, memory = time.perf_counter(), []
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     while process.poll() is None:
-        peak = max(peak, resident_bytes(process.pid))
+        memory.append(round(resident_bytes(process.pid) / 1e6))
         time.sleep(0.2)
     seconds = time.perf_counter() - started
     with output.open("rb") as file:
-        written = sum(1 for _ in file)
-    if process.returncode or written != rows:
-        raise RuntimeError(f"{rows} rows in, {written} out, exit status {process.returncode}")
+        in_order = sum(json.loads(line)["id"] == i for i, line in enumerate(file))
+    if process.returncode or in_order != rows:
+        raise RuntimeError(f"{rows} rows in, {in_order} out in their places, exit status {process.returncode}")
     output.unlink()
-    return {"rows": rows, "threads": threads, "seconds": round(seconds, 1), "peak_mb": round(peak / 1e6)}
+    tenths = [memory[len(memory) * i // 10] for i in range(1, 10)]
+    return {"rows": rows, "threads": threads, "seconds": round(seconds, 1), "peak_mb": max(memory), "mb": tenths}
 
 
 def beside_the_pipeline(folder):
@@ -79,6 +82,7 @@ def beside_the_pipeline(folder):
         "model": str(ROOT),
         "onnx": "auto",
         "device": "cpu",
+        "engine": "local",
         "report": None,
     }
     options |= {"inputs": [str(source)], "output": str(output), "batch_size": 32, "threads": 1}
@@ -96,18 +100,21 @@ def beside_the_pipeline(folder):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", nargs="+", type=int, default=[1000, 100_000], help="sizes of the runs")
+    parser.add_argument("--million", action="store_true", help="a million short texts, and nothing else")
     parser.add_argument("--output_dir", default=str(ROOT / "bench" / "results"), help="default: bench/results")
     arguments = parser.parse_args()
+    path = Path(arguments.output_dir, "scoring.json")
+    before = json.loads(path.read_text("utf-8")) if path.exists() else {}
     record = {"machine": describe_machine(), "versions": versions()}
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        record["scaling"] = [run(folder, 20_000, threads) for threads in (1, 2)]
-        record["runs"] = []
-        for rows in arguments.rows:
-            record["runs"].append(run(folder, rows, 2))
-            print(record["runs"][-1], file=sys.stderr)
-        record["turns"] = beside_the_pipeline(folder)
-    Path(arguments.output_dir, "scoring.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        if arguments.million:
+            record = {"million": {**run(folder, 10**6, 2, SHORT), "words": SHORT, **record}}
+        else:
+            record["scaling"] = [run(folder, 20_000, threads) for threads in (1, 2)]
+            record["runs"] = [run(folder, rows, 2) for rows in arguments.rows]
+            record["turns"] = beside_the_pipeline(folder)
+    path.write_text(json.dumps({**before, **record}, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(record, indent=2))
 
 

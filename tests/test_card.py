@@ -56,8 +56,7 @@ def copy(tmp_path):
     for path in (
         *("README.md", "eval_results.json", "config.json", "bench/published.json"),
         *(f"bench/results/{name}.json" for name in ("bench", "multitask", "training", "scoring", "topic_sentiment")),
-        *(f"bench/results/int8{avx2}/eval_results.json" for avx2 in ("", "-avx2")),
-        "bench/results/int8/quantization_report.json",
+        *(f"bench/results/int8/{name}.json" for name in ("eval_results", "quantization_report")),
     ):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_bytes((HERE / path).read_bytes())
