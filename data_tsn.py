@@ -15,6 +15,7 @@ import numpy as np
 from datasets import load_dataset
 
 from configuration_tsn import TSNConfig
+from rows_tsn import csv_cells
 
 COLUMNS = ("id", "source", "language", "text", "topics", "entities", "sentiment")
 
@@ -115,37 +116,24 @@ def _csv(path):
         try:
             header = next(reader, [])
             _require_text(path, header)
-            yield from _csv_rows(path, reader, header)
+            for cells in csv_cells(path, reader):
+                if isinstance(cells, Exception):
+                    yield cells
+                elif cells:  # else it is a blank line
+                    yield _csv_row(cells, header)
         except UnicodeDecodeError as error:  # what lies behind it cannot be told apart into rows
             raise ValueError(f"{path}: not UTF-8 near line {reader.line_num + 1} ({error})") from error
         except csv.Error as error:
             raise ValueError(f"{path}: the header is not CSV ({error})") from error
 
 
-def _csv_rows(path, reader, header):
-    while True:
-        start = reader.line_num + 1
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            if reader.line_num > start or "unexpected end" in str(error):
-                raise ValueError(
-                    f"{path}: a quote that opens in the row of line {start} is never closed, or not before a comma "
-                    f"({error}); what follows cannot be told apart into rows"
-                ) from error
-            yield ValueError(f"not CSV ({error})")
-            continue
-        if not cells:
-            continue  # a blank line
-        if len(cells) != len(header):
-            yield ValueError(f"{len(header)} columns are needed; are commas in quotes?")
-            continue
-        try:
-            yield _from_literals(dict(zip(header, cells)))
-        except ValueError as error:
-            yield error
+def _csv_row(cells, header):
+    if len(cells) != len(header):
+        return ValueError(f"{len(header)} columns are needed; are commas in quotes?")
+    try:
+        return _from_literals(dict(zip(header, cells)))
+    except ValueError as error:
+        return error
 
 
 def _require_text(path, names):

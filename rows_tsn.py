@@ -117,23 +117,36 @@ def _csv(path, text_column):
             raise ValueError(f"{path}: no column {text_column!r} among {', '.join(map(repr, header)) or 'no columns'}")
         if len(set(header)) < len(header):
             raise ValueError(f"{path}: two columns have the same name ({', '.join(map(repr, header))})")
-        while True:
-            start = reader.line_num + 1
-            try:
-                cells = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                if reader.line_num > start or "unexpected end" in str(error):
-                    raise ValueError(
-                        f"{path}: a quote that opens in the row of line {start} is never closed, or not before a "
-                        f"comma ({error}); what follows cannot be told apart into rows"
-                    ) from error
-                yield Row({}, None, f"line {start} is not CSV ({error})")
-                continue
-            if not cells and len(header) > 1:
-                continue  # a blank line
-            yield _csv_row(header, cells or [""], text_column)
+        for cells in csv_cells(path, reader):
+            if isinstance(cells, Exception):
+                yield Row({}, None, str(cells))
+            elif cells or len(header) == 1:  # else it is a blank line
+                yield _csv_row(header, cells or [""], text_column)
+
+
+def csv_cells(path, reader):
+    """Yields the cells of each row, none for a blank line, or a ValueError for a row that is not CSV.
+
+    Args:
+        path: Of the file, to name it.
+        reader: A strict `csv.reader`.
+
+    Raises:
+        ValueError: a quote is never closed, so that what follows cannot be told apart into rows.
+    """
+    while True:
+        start = reader.line_num + 1
+        try:
+            yield next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if reader.line_num > start or "unexpected end" in str(error):
+                raise ValueError(
+                    f"{path}: a quote that opens in the row of line {start} is never closed, or not before a comma "
+                    f"({error}); what follows cannot be told apart into rows"
+                ) from error
+            yield ValueError(f"line {start} is not CSV ({error})")
 
 
 def _csv_row(header, cells, text_column):

@@ -240,8 +240,8 @@ def main(argv=None):
         "--engine",
         choices=("local", "ray"),
         default="local",
-        help="local: processes of this machine (default); ray: those of the Ray cluster that RAY_ADDRESS names, else "
-        "of one that runs here, else of one begun for the run (needs requirements-cluster.txt)",
+        help="local: processes of this machine (default); ray: those of the Ray cluster that this machine is one of "
+        "(RAY_ADDRESS, if of several), else of one begun for the run (needs requirements-cluster.txt)",
     )
     parser.add_argument("--report", help="HTML page to write: what came out, with plots and examples")
     parser.add_argument(

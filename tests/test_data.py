@@ -115,7 +115,7 @@ def test_a_blank_line_before_a_malformed_row_does_not_hide_the_rest(tmp_path):
     path, bad = tmp_path / "a.csv", []
     path.write_text('text,topics\nok,[]\n\na,"b"c\n\nok2,[]\n', "utf-8")
     rows = list(read_rows(path, CONFIG, on_invalid=lambda error, _: bad.append(str(error))))
-    assert [row["text"] for row in rows] == ["ok", "ok2"] and len(bad) == 1 and "row 2: not CSV" in bad[0]
+    assert [row["text"] for row in rows] == ["ok", "ok2"] and len(bad) == 1 and "row 2: line 4 is not CSV" in bad[0]
 
 
 # Bad rows
