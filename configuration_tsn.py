@@ -18,12 +18,14 @@ DEFAULT_BACKBONE = "distilbert/distilbert-base-multilingual-cased"
 # a repository of kernels), what a file was called elsewhere, how a configuration is read, or a size that transformers
 # makes a dict of. The task heads' sizes are those of the label lists, and the pipeline reads outputs by name.
 _UNTRUSTED_KEYS = frozenset(
-    """trust_remote_code _name_or_path is_local _commit_hash transformers_weights attn_implementation
+    """trust_remote_code _name_or_path is_local transformers_weights attn_implementation
     _attn_implementation _attn_implementation_internal experts_implementation _experts_implementation
     _experts_implementation_internal num_labels return_dict attribute_map sub_configs keys_to_ignore_at_inference
     base_config_key has_no_defaults_at_init""".split()
 )
-_CODE_KEYS = {"auto_map", "custom_pipelines"}  # of the model itself they are trusted or not by who loads it
+# Of the backbone alone: the model's own code is trusted or not by who loads it, and transformers itself notes the
+# commit in what it reads, by which it loads the other files.
+_BACKBONE_KEYS = {"auto_map", "custom_pipelines", "_commit_hash"}
 _SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 MOST_LAYERS, MOST_WEIGHTS = 1000, 2**36  # of a backbone: beyond any encoder, and what would only use up the memory
 
@@ -107,8 +109,7 @@ class TSNConfig(PretrainedConfig):
     def from_dict(cls, config_dict, **kwargs):
         """As in transformers, from the content of a config.json, of which only settings are taken."""
         try:
-            # transformers writes the commit into it, by which it loads the other files.
-            return super().from_dict(_settings(config_dict, cls, _UNTRUSTED_KEYS - {"_commit_hash"}), **kwargs)
+            return super().from_dict(_settings(config_dict, cls, _UNTRUSTED_KEYS), **kwargs)
         except ValueError:
             raise
         except Exception as error:  # what transformers does not check, it stumbles over, each version in its own way
@@ -225,7 +226,7 @@ def _backbone_config(value) -> PretrainedConfig:
             f"backbone_config has the model_type {model_type!r:.100}, which this transformers does not know; "
             "TSN takes encoders that come with transformers and never runs a backbone's own code."
         )
-    values = _settings(value, CONFIG_MAPPING[model_type], _UNTRUSTED_KEYS | _CODE_KEYS)
+    values = _settings(value, CONFIG_MAPPING[model_type], _UNTRUSTED_KEYS | _BACKBONE_KEYS)
     del values["model_type"]
     try:
         config = AutoConfig.for_model(model_type, **values)
@@ -257,14 +258,13 @@ def _check_backbone(config):
     for name, value in vars(config).items():
         if isinstance(value, int) and abs(value) >= 2**31:
             raise ValueError(f"backbone_config: {name} is beyond what any encoder has: {value!r:.100}")
-    hidden, inner = sizes["hidden_size"], sizes["intermediate_size"]
-    tables = (sizes["vocab_size"] + max(positions or 0, 0)) * hidden
-    if tables + sizes["num_hidden_layers"] * hidden * (4 * hidden + 2 * inner) > MOST_WEIGHTS:
-        sizes["max_position_embeddings"] = positions
-        raise ValueError(f"backbone_config: {MOST_WEIGHTS:,} weights would not do for an encoder of {sizes!r:.400}")
-    for name, value in vars(config).items():
         if isinstance(value, float) and not abs(value) < float("inf"):
             raise ValueError(f"backbone_config: {name} must be a finite number, not {value}")
         probability = name.endswith(("dropout", "dropout_prob", "dropout_rate")) and not isinstance(value, bool)
         if probability and value is not None and not _is_number(value, 0, 1):
             raise ValueError(f"backbone_config: {name} must be a probability in [0, 1], not {value!r:.100}")
+    hidden, inner = sizes["hidden_size"], sizes["intermediate_size"]
+    tables = (sizes["vocab_size"] + max(positions or 0, 0)) * hidden
+    if tables + sizes["num_hidden_layers"] * hidden * (4 * hidden + 2 * inner) > MOST_WEIGHTS:
+        sizes["max_position_embeddings"] = positions
+        raise ValueError(f"backbone_config: {MOST_WEIGHTS:,} weights would not do for an encoder of {sizes!r:.400}")

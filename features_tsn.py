@@ -101,10 +101,11 @@ def _append_features(columns, rows, tokenizer, config):
         positions, units = first_subtokens(tag_words(row["text"][chunk.start : chunk.end]), encoding.offsets)
         units = units + chunk.start
         topics = None if row["topics"] is None else [{**span, "label": topic_type} for span in row["topics"]]
+        topics, entities = _placed(topics, units, chunk), _placed(row["entities"], units, chunk)
         labels = {
-            "topic_labels": _tags(topics, topic_scheme, units, chunk),
-            "ner_labels": _tags(row["entities"], entity_scheme, units, chunk),
-            "topic_sentiment_labels": _sentiments(row["topics"], config.sentiment_labels, units, chunk),
+            "topic_labels": _tags(topics, topic_scheme, len(units)),
+            "ner_labels": _tags(entities, entity_scheme, len(units)),
+            "topic_sentiment_labels": _sentiments(topics, config.sentiment_labels, len(units)),
         }
         for name, tags in labels.items():
             aligned = np.full(length, IGNORED, dtype=np.int64)
@@ -120,31 +121,32 @@ def _append_features(columns, rows, tokenizer, config):
         columns["row"].append(row["row"])
 
 
-def _tags(spans, scheme, units, chunk):
-    """`(units,)` tag indices, or -100 where nothing is known."""
-    if spans is None:
+def _tags(placed, scheme, count):
+    """`(count,)` tag indices of the words, or -100 where nothing is known."""
+    if placed is None:
         return IGNORED
-    placed = list(_placed(spans, units, chunk))
-    tags = scheme.encode([(first, last, span["label"]) for first, last, span, cut in placed if not cut], len(units))
+    tags = scheme.encode([(first, last, span["label"]) for first, last, span, cut in placed if not cut], count)
     for first, last, _, cut in placed:
         if cut:
             tags[first:last] = IGNORED
     return tags
 
 
-def _sentiments(topics, labels, units, chunk):
-    """`(units,)` class of the topic that each word is of, or -100."""
-    classes = np.full(len(units), IGNORED, dtype=np.int64)
-    for first, last, topic, cut in _placed(topics or [], units, chunk):
+def _sentiments(placed, labels, count):
+    """`(count,)` class of the topic that each word is of, or -100."""
+    classes = np.full(count, IGNORED, dtype=np.int64)
+    for first, last, topic, cut in placed or []:
         if topic.get("sentiment") is not None and not cut:
             classes[first:last] = labels.index(topic["sentiment"])
     return classes
 
 
 def _placed(spans, units, chunk):
-    """Yields `(first, last, span, cut)` of the spans that stand in the chunk: their words, and whether its border cuts
-    them."""
-    end = 0
+    """`[(first, last, span, cut), ...]` of the spans that stand in the chunk: their words, and whether its border cuts
+    them. None where nothing is annotated."""
+    if spans is None:
+        return None
+    placed, end = [], 0
     for span in spans:
         if span["end"] <= chunk.start or span["start"] >= chunk.end:
             continue
@@ -154,7 +156,8 @@ def _placed(spans, units, chunk):
         if last <= first:
             continue  # no token of its own, or the word belongs to the span before
         end = last
-        yield first, last, span, span["start"] < chunk.start or span["end"] > chunk.end
+        placed.append((first, last, span, span["start"] < chunk.start or span["end"] > chunk.end))
+    return placed
 
 
 def row_weights(sources, weights):

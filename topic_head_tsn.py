@@ -10,7 +10,6 @@ with a sentiment. The penalty is the one with the lowest log loss on the validat
 import argparse
 import sys
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -124,7 +123,7 @@ def main(argv=None):
         sys.exit(f"topic_head_tsn.py: {error}")
     for entry in add_topic_sentiment_head(model, *examples):
         print(entry)
-    counts = np.bincount(examples[0][1].numpy(), minlength=len(model.config.sentiment_labels)).tolist()
+    counts = examples[0][1].bincount(minlength=len(model.config.sentiment_labels)).tolist()
     print(f"Fitted on {dict(zip(model.config.sentiment_labels, counts))}; the model is in {arguments.output_dir}")
     write_hub_folder(model, tokenizer, arguments.output_dir)
 
