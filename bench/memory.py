@@ -1,6 +1,6 @@
 """Peak memory and model files of a system, each in a process of its own.
 
-    python bench/memory.py SYSTEM FOLDER < texts.json
+    python -m bench.memory SYSTEM FOLDER < texts.json
 
 Prints the peak of the resident memory in bytes after SYSTEM (see `SYSTEMS`) has gone through the texts.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the folder of the package
+from tsn.paths import ROOT
 
 # Of each system: its name, its engine, and whether it takes pieces of texts rather than texts.
 SYSTEMS = {
@@ -56,8 +56,8 @@ def measure(name, folder, texts):
         folder: What the system loads: the checkpoint, or what `three_pipelines.save_models` wrote.
         texts: List of strings, or of pieces.
     """
-    command = [sys.executable, __file__, name, str(folder)]
-    done = subprocess.run(command, input=json.dumps(texts), capture_output=True, text=True)
+    command = [sys.executable, "-m", "bench.memory", name, str(Path(folder).resolve())]
+    done = subprocess.run(command, input=json.dumps(texts), capture_output=True, text=True, cwd=ROOT)
     if done.returncode:
         raise RuntimeError(f"measuring the memory of {name} failed:\n{done.stderr[-2000:]}")
     return int(done.stdout.split()[-1])

@@ -1,6 +1,6 @@
 """What one model for three tasks costs each of them, and what an adapter costs: trains all of it side by side.
 
-    python bench/multitask.py --backbone out/v1/checkpoint-1900 --data ../shared/data --steps 120
+    python -m bench.multitask --backbone out/v1/checkpoint-1900 --data ../shared/data --steps 120
 
 All start from the same model or encoder. The joint model sees `--steps` batches of the mixture that the configuration
 `configs/tsn-e5.yaml` describes. Each single-task model has the same options and schedule, and sees the rows of its
@@ -17,8 +17,6 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the folder of the package
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,13 +24,13 @@ import yaml
 from transformers import PretrainedConfig
 
 from bench.machine import describe_machine, versions
-from bench.report import multitask_table
-from configuration_tsn import TASKS
-from features_tsn import row_weights
+from tsn.data.features import row_weights
+from tsn.heads import HEADS
+from tsn.hub.figures import multitask_table
+from tsn.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
-COLUMNS = dict(zip(TASKS, ("topics", "entities", "sentiment")))
-EVERYTHING = ["start", "joint", "adapter", *TASKS]
+COLUMNS = dict(zip(HEADS, ("topics", "entities", "sentiment")))
+EVERYTHING = ["start", "joint", "adapter", *HEADS]
 EVERY = 3  # rows of the validation data: measuring would take longer than training
 OPTIONS = {
     "start": ["--learning_rate", "0", "--head_learning_rate", "0"],
@@ -101,13 +99,15 @@ def write_options(arguments, path):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.multitask", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config", default=str(ROOT / "configs" / "tsn-e5.yaml"), help="options of train.py")
     parser.add_argument("--backbone", required=True, help="encoder or TSN model to start from")
     parser.add_argument("--data", default=str(ROOT.parent / "shared" / "data"), help="train and validation.parquet")
     parser.add_argument("--steps", type=int, default=120, help="of the joint model (default: 120)")
     parser.add_argument("--only", nargs="+", default=EVERYTHING, help="train these alone")
-    parser.add_argument("--output_dir", default=str(ROOT / "bench" / "results"), help="where multitask.json goes")
+    parser.add_argument("--output_dir", default=str(ROOT / "results"), help="where multitask.json goes")
     arguments = parser.parse_args(argv)
     data, out = Path(arguments.data), Path(arguments.output_dir)
     config = yaml.safe_load(Path(arguments.config).read_text(encoding="utf-8"))
@@ -126,7 +126,7 @@ def main(argv=None):
     with tempfile.TemporaryDirectory() as folder:
         files[1] = some_rows(files[1], Path(folder) / "validation.parquet")
         for name in arguments.only:
-            if name not in TASKS:
+            if name not in HEADS:
                 steps = 1 if name == "start" else arguments.steps
                 run = train(name, steps, files, weights, arguments, OPTIONS[name])
             else:

@@ -1,7 +1,7 @@
 """How fast `score.py` is beside the pipeline, how it scales to two cores, and what memory it takes as rows grow.
 
-    python bench/scoring.py --rows 1000 100000 --output_dir bench/results
-    python bench/scoring.py --million   # memory over a million short texts: half an hour or so on two cores
+    python -m bench.scoring --rows 1000 100000 --output_dir bench/results
+    python -m bench.scoring --million   # memory over a million short texts: half an hour or so on two cores
 
 Texts are those of `examples/`, again and again, or the first words of them. Writes `scoring.json`, or adds to it.
 """
@@ -16,12 +16,10 @@ from itertools import cycle, islice
 from pathlib import Path
 from types import SimpleNamespace
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the folder of the package
-
-import score
 from bench.machine import describe_machine, versions
+from tsn.paths import ROOT
+from tsn.scoring import run as scoring
 
-ROOT = Path(__file__).resolve().parent.parent
 SIDE_BY_SIDE = 4000  # rows of a turn of score.py beside the pipeline
 TURNS = 3
 SHORT = 3  # words of a short text
@@ -71,8 +69,8 @@ def run(folder, rows, threads, words=None):
 
 def beside_the_pipeline(folder):
     """Seconds of the pipeline on a list, and of `score.py` on a file of the same texts, in turns, one thread each."""
-    pipe = score.load(str(ROOT), "auto", 1, "cpu")
-    score.load = lambda *_: pipe  # what is compared is the work, not the loading
+    pipe = scoring.load(str(ROOT), "auto", 1, "cpu")
+    scoring.load = lambda *_: pipe  # what is compared is the work, not the loading
     source, output = folder / "in.jsonl", folder / "out.jsonl"
     write_rows(source, SIDE_BY_SIDE)
     texts = [json.loads(line)["text"] for line in source.read_text("utf-8").splitlines()]
@@ -91,17 +89,19 @@ def beside_the_pipeline(folder):
         started = time.perf_counter()
         pipe(texts, batch_size=32)
         middle = time.perf_counter()
-        score.score(SimpleNamespace(**options))
+        scoring.score(SimpleNamespace(**options))
         turns.append({"pipeline": middle - started, "score": time.perf_counter() - middle})
         output.unlink()
     return turns
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.scoring", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", nargs="+", type=int, default=[1000, 100_000], help="sizes of the runs")
     parser.add_argument("--million", action="store_true", help="a million short texts, and nothing else")
-    parser.add_argument("--output_dir", default=str(ROOT / "bench" / "results"), help="default: bench/results")
+    parser.add_argument("--output_dir", default=str(ROOT / "results"), help="default: results")
     arguments = parser.parse_args()
     path = Path(arguments.output_dir, "scoring.json")
     before = json.loads(path.read_text("utf-8")) if path.exists() else {}

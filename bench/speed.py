@@ -1,7 +1,7 @@
 """Measures how fast TSN is, and what memory it takes, beside the bare model and what one would do without TSN.
 
-    python bench/bench.py CHECKPOINT
-    python bench/bench.py out/int8 --quick
+    python -m bench.speed CHECKPOINT
+    python -m bench.speed out/int8 --quick
 
 CHECKPOINT is a folder that `quantize.py` wrote: weights, tokenizer and `onnx/`. Prints tables and writes them as
 `bench.md` beside `bench.json`, which holds every timing, and two plots. About seven minutes on two cores.
@@ -16,7 +16,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # before transformers is imported
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the folder of the package
 
 import torch
 
@@ -29,8 +28,8 @@ from bench.systems import ONNX_FILES, load_limits, load_tsn, pieces
 from bench.texts import read_texts, sample
 from bench.three_pipelines import ThreePipelines, save_models
 from bench.usual_script import UsualScript
+from tsn.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 # `sizes`: texts of each kind in batches and, of these, one at a time. `lengths`: words of a document, of each engine;
 # `words`: of all documents of a length together.
 FULL = {
@@ -99,14 +98,16 @@ def run(checkpoint, texts, origin, plan, repeats, seconds):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.speed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("checkpoint", help="folder of a TSN model with its onnx folder")
     parser.add_argument(
         "--data",
         default=ROOT.parent / "shared" / "data",
         help="folder of test.parquet and news.parquet (default: ../shared/data; texts are made where it is absent)",
     )
-    parser.add_argument("--output_dir", default=ROOT / "bench" / "results", help="default: bench/results")
+    parser.add_argument("--output_dir", default=ROOT / "results", help="default: results")
     parser.add_argument("--repeats", type=int, help="timings of each system (default: 5, or 2 with --quick)")
     parser.add_argument(
         "--seconds", type=float, default=0.5, help="about how long a timing of a bare batch takes (default: 0.5)"
@@ -124,7 +125,7 @@ def main(argv=None):
         folder.mkdir(parents=True, exist_ok=True)
         record = run(arguments.checkpoint, texts, origin, plan, repeats, arguments.seconds)
     except (OSError, ValueError, RuntimeError) as error:
-        sys.exit(f"bench.py: {error}")
+        sys.exit(f"bench.speed: {error}")
     tables = markdown(record)
     (folder / "bench.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     (folder / "bench.md").write_text(tables, encoding="utf-8")

@@ -1,6 +1,6 @@
 """How well the sentiment of a topic is read: at its words, at its sentence, or off the whole text.
 
-    python bench/topic_sentiment.py . --data ../shared/data
+    python -m bench.topic_sentiment . --data ../shared/data
 
 Every annotated topic with a sentiment counts, found by the model or not, unless a chunk's border cuts it. Beside the
 three readings stands the class that is most frequent in the training data. Written to
@@ -13,19 +13,17 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the folder of the package
-
 import torch
 from tqdm import tqdm
 from transformers import AutoTokenizer
 
 from bench.machine import versions
 from chunking_tsn import chunk_text, encode_chunks, model_inputs, tag_words, token_limit
-from data_tsn import read_rows
-from eval import weights_sha256
-from metric_tsn import compute_metrics_from_rows
 from modeling_tsn import TSNModel
 from tagging_tsn import first_subtokens
+from tsn.data.annotated import read_rows
+from tsn.evaluation.metric import compute_metrics_from_rows
+from tsn.evaluation.run import weights_sha256
 
 READINGS = ("majority", "text", "sentence", "topic")
 ENDS = ".!?…"
@@ -94,7 +92,11 @@ def measure(found, labels, majority):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.topic_sentiment",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("checkpoint", help="folder or Hub id of a TSN model")
     parser.add_argument("--data", default="../shared/data", help="folder of train.parquet and test.parquet")
     parser.add_argument("--output_dir", default="bench/results", help="where topic_sentiment.json goes")
@@ -114,9 +116,9 @@ def main(argv=None):
             if any(topic["sentiment"] is not None for topic in row["topics"] or [])
         ]
     except (OSError, ValueError) as error:
-        sys.exit(f"topic_sentiment.py: {error}")
+        sys.exit(f"bench.topic_sentiment: {error}")
     if not rows or not seen:
-        sys.exit(f"topic_sentiment.py: no topics with a sentiment in {arguments.data}")
+        sys.exit(f"bench.topic_sentiment: no topics with a sentiment in {arguments.data}")
     found = list(read_topics(model, tokenizer, rows))
     record = {
         "weights_sha256": weights_sha256(arguments.checkpoint),

@@ -1,6 +1,6 @@
 """How fast `train.py` trains, beside a bare loop over the same batches.
 
-    python bench/training.py --backbone out/backbone --data ../shared/data --steps 12
+    python -m bench.training --backbone out/backbone --data ../shared/data --steps 12
 
 Turn by turn, in one process: `TSNTrainer` as `train.py` sets it up, and a loop of forward, backward, clipping and
 optimizer step over the batches that the trainer's loader gave, already collated. Writes `bench/results/training.json`.
@@ -10,22 +10,19 @@ import argparse
 import copy
 import json
 import shutil
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the folder of the package
-
 import torch
 from transformers import TrainerCallback, set_seed
 
-import train
 from bench.figures import spread
 from bench.machine import describe_machine, versions
-from features_tsn import TSNCollator
-
-ROOT = Path(__file__).resolve().parent.parent
+from tsn.data.features import TSNCollator
+from tsn.paths import ROOT
+from tsn.training.arguments import parse_arguments
+from tsn.training.run import TSNTrainer, load_data, load_model, load_tokenizer
 
 
 class _Clock(TrainerCallback):
@@ -53,9 +50,7 @@ def trainer_seconds(model, training, features, tokenizer):
             return batches[-1]
 
     clock = _Clock()
-    trainer = train.TSNTrainer(
-        model, training, data_collator=Recorded(tokenizer), train_dataset=features, callbacks=[clock]
-    )
+    trainer = TSNTrainer(model, training, data_collator=Recorded(tokenizer), train_dataset=features, callbacks=[clock])
     set_seed(training.seed)
     trainer.train()
     return sum(clock.seconds), batches[: training.max_steps]
@@ -80,22 +75,24 @@ def bare_seconds(model, training, batches):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.training", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config", default=str(ROOT / "configs" / "tsn-e5.yaml"), help="options of train.py")
     parser.add_argument("--backbone", required=True, help="encoder to start from")
     parser.add_argument("--data", default=str(ROOT.parent / "shared" / "data"), help="folder with validation.parquet")
     parser.add_argument("--steps", type=int, default=12, help="of each turn (default: 12)")
     parser.add_argument("--repeats", type=int, default=3, help="turns of each (default: 3)")
-    parser.add_argument("--output_dir", default=str(ROOT / "bench" / "results"), help="where training.json goes")
+    parser.add_argument("--output_dir", default=str(ROOT / "results"), help="where training.json goes")
     arguments = parser.parse_args(argv)
     unused = tempfile.mkdtemp()
     options = [arguments.config, "--backbone", arguments.backbone, "--output_dir", unused, "--use_cpu"]
     options += ["--train_file", f"{arguments.data}/validation.parquet", "--max_steps", str(arguments.steps)]
     options += ["--save_strategy", "no", "--eval_strategy", "no", "--load_best_model_at_end", "false"]
-    model_arguments, _, data, training = train.parse_arguments(options)
+    model_arguments, _, data, training = parse_arguments(options)
     training.remove_unused_columns, data.sampling_weights, data.validation_file = False, None, None
-    tokenizer, model = train.load_tokenizer(arguments.backbone), train.load_model(model_arguments)
-    features, _ = train.load_data(data, training, tokenizer, model.config)
+    tokenizer, model = load_tokenizer(arguments.backbone), load_model(model_arguments)
+    features, _ = load_data(data, training, tokenizer, model.config)
     turns = []
     for _ in range(arguments.repeats):
         seconds, batches = trainer_seconds(copy.deepcopy(model), training, features, tokenizer)

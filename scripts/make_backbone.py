@@ -1,6 +1,7 @@
 """Makes the multilingual encoder that the shipped model starts from: multilingual-e5-small with a smaller vocabulary.
 
-    python backbone_tsn.py --weights e5-small-q4.bin --tokenizer tokenizer.json --texts train.parquet --output_dir OUT
+    python scripts/make_backbone.py --weights e5-small-q4.bin --tokenizer tokenizer.json --texts train.parquet \\
+        --output_dir OUT
 
 Four fifths of multilingual-e5-small (Wang et al. 2024, MIT licence) are embeddings of pieces in a hundred languages.
 Kept are those that occur twice or more in the texts, single characters but those of Chinese, Japanese and Korean, and
@@ -197,7 +198,7 @@ def main(argv=None):
         tokenizer = Tokenizer.from_file(arguments.tokenizer)
         tables = [pyarrow.parquet.read_table(path, columns=["text"]) for path in arguments.texts]
     except (OSError, ValueError) as error:
-        sys.exit(f"backbone_tsn.py: {error}")
+        sys.exit(f"make_backbone.py: {error}")
     texts = [text for table in tables for text in table["text"].to_pylist()]
     kept = pieces_to_keep(tokenizer, texts, arguments.vocabulary)
     config.vocab_size = len(kept)
@@ -207,7 +208,7 @@ def main(argv=None):
     model = BertModel(config, add_pooling_layer=False)
     missing = model.load_state_dict(weights, strict=False).missing_keys
     if missing:
-        sys.exit(f"backbone_tsn.py: {arguments.weights} lacks {', '.join(missing)}")
+        sys.exit(f"make_backbone.py: {arguments.weights} lacks {', '.join(missing)}")
     model.save_pretrained(arguments.output_dir)
     trimmed_tokenizer(tokenizer, kept, config.max_position_embeddings).save_pretrained(arguments.output_dir)
     print(f"{len(kept)} of {tokenizer.get_vocab_size()} pieces, {model.num_parameters() / 1e6:.1f} million parameters")

@@ -16,11 +16,11 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import BertConfig, DistilBertConfig, PreTrainedTokenizerFast, set_seed
 
 from configuration_tsn import TSNConfig
-from hub_tsn import write_hub_folder
 from modeling_tsn import TSNModel
 from pipeline_tsn import TSNPipeline
+from tsn.hub.folder import write_hub_folder
 
-pytest_plugins = ["record_tests", "release_workshop"]
+pytest_plugins = ["tests.record_tests", "tests.hub.release_workshop"]
 settings.register_profile("tsn", deadline=None, max_examples=60, derandomize=True)
 settings.register_profile(
     "fuzz", deadline=None, max_examples=1000

@@ -1,7 +1,5 @@
 """Tables as Markdown that reads well as plain text, too; and that of an evaluation."""
 
-# Those of `metric_tsn.py`, which takes seconds to import.
-MAIN_METRICS = {"topic": "topic_f1", "ner": "ner_f1", "sentiment": "sentiment_macro_f1"}
 COLUMNS = {
     "topic_f1": "Topic F1",
     "topic_f1@5": "F1@5",
@@ -34,7 +32,7 @@ def markdown_table(lines, left=1):
 
 
 def results_table(results):
-    """The main figures of `eval.evaluate_rows`, a row a group."""
+    """The main figures of `tsn.evaluation.run.evaluate_rows`, a row a group."""
     shown = {key: title for key, title in COLUMNS.items() if any(key in group for group in results.values())}
     lines = [["", "Texts", *shown.values()]]
     for name, group in results.items():

@@ -2,10 +2,10 @@
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import example_rows
 
 from bench.multitask import sampling_weights, task_rows, words_seen
-from bench.report import multitask_table
+from tests.conftest import example_rows
+from tsn.hub.figures import multitask_table
 
 
 @pytest.fixture

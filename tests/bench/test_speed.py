@@ -3,29 +3,29 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import TEXTS, make_model
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.bench import check_checkpoint
-from bench.bench import main as bench_main
 from bench.figures import add_figures, speed, speed_ratio
 from bench.machine import describe_machine
 from bench.measures import best_way, take_turns
 from bench.memory import disk_bytes, peak_bytes
-from bench.report import markdown, number, plot_length, plot_throughput, summary
+from bench.report import markdown, plot_length, plot_throughput
+from bench.speed import check_checkpoint
+from bench.speed import main as bench_main
 from bench.systems import TorchForward, Way, batches, count_tokens, pieces
 from bench.texts import KINDS, count_words, documents, generate_texts, join_articles, read_texts, sample
 from bench.three_pipelines import TASKS, ThreePipelines, save_models
 from bench.usual_script import decode_spans, split_labels
-from machine_tsn import parse_cpuinfo
-from table_tsn import markdown_table
 from tagging_tsn import TagScheme, bioes_labels
+from tests.conftest import ROOT, TEXTS, make_model
+from tsn.hub.figures import number, summary
+from tsn.machine import parse_cpuinfo
+from tsn.tables import markdown_table
 
 TYPES = ["PER", "LOC"]
 
@@ -287,7 +287,7 @@ def test_machine():
 
 def test_peak_memory_is_not_the_parents():
     command = [sys.executable, "-c", "from bench.memory import peak_bytes; print(peak_bytes())"]
-    found = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent)
+    found = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     assert 1e6 < int(found.stdout) < peak_bytes() / 2  # this process has torch in memory
 
 

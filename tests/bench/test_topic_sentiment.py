@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from conftest import example_rows
 
 from bench import topic_sentiment
 from bench.topic_sentiment import measure, sentences
+from tests.conftest import example_rows
 
 
 def test_sentences_of_a_review():

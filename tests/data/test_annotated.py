@@ -1,4 +1,4 @@
-"""`data_tsn.py`: files and data sets to checked rows."""
+"""`tsn/data/annotated.py`: files and data sets to checked rows."""
 
 import json
 import re
@@ -7,11 +7,11 @@ from itertools import chain
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import TEXTS, example_rows
 
-import data_tsn
 from configuration_tsn import TSNConfig
-from data_tsn import InvalidRow, read_rows
+from tests.conftest import TEXTS, example_rows
+from tsn.data import annotated
+from tsn.data.annotated import InvalidRow, read_rows
 
 CONFIG = TSNConfig()
 TEXT = "Ana Torres likes the screen in Lima."  # Ana Torres 0:10, screen 21:27, Lima 31:35
@@ -54,7 +54,7 @@ def test_files_give_their_rows(tmp_path, kind):
         read = list(read_rows(name, CONFIG))
         assert [labels_of(row) for row in read] == [labels_of(row) for row in rows]
         assert [row["source"] for row in read] == ["news", "reviews"] + ["my.file"] * 4
-        assert all(set(row) == {*data_tsn.COLUMNS, "row"} for row in read)
+        assert all(set(row) == {*annotated.COLUMNS, "row"} for row in read)
         assert [row["row"] for row in read] == [f"{path}, row {i}" for i in range(1, len(rows) + 1)]
 
 
@@ -83,7 +83,7 @@ def test_hub_data_set(monkeypatch):
         asked.append((path, split, streaming))
         return [{"text": TEXT, "sentiment": 2, "other": 1, "id": "7"}, {"text": "b", "topics": None}]
 
-    monkeypatch.setattr(data_tsn, "load_dataset", load_dataset)
+    monkeypatch.setattr(annotated, "load_dataset", load_dataset)
     first, second = read_rows("org/reviews", CONFIG, split="test")
     assert asked == [("org/reviews", "test", False)]
     assert (first["row"], second["row"]) == ("org/reviews, row 1 (id 7)", "org/reviews, row 2")

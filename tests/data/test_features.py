@@ -1,18 +1,18 @@
-"""`features_tsn.py`: rows to features, sampling weights, and the collator."""
+"""`tsn/data/features.py`: rows to features, sampling weights, and the collator."""
 
 import re
 
 import numpy as np
 import pytest
 import torch
-from conftest import TEXTS, example_rows, make_byte_tokenizer, make_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chunking_tsn import chunk_text
 from configuration_tsn import TSNConfig
-from data_tsn import COLUMNS
-from features_tsn import TSNCollator, row_weights, rows_to_features, sample_indices
+from tests.conftest import TEXTS, example_rows, make_byte_tokenizer, make_tokenizer
+from tsn.data.annotated import COLUMNS
+from tsn.data.features import TSNCollator, row_weights, rows_to_features, sample_indices
 
 IGNORED = -100
 TOKENIZERS = {"wordpiece": make_tokenizer(512), "bytes": make_byte_tokenizer(512)}

@@ -1,20 +1,20 @@
-"""`calibration_tsn.py`: expected calibration error, reliability, and temperatures."""
+"""`tsn/evaluation/calibration.py`: expected calibration error, reliability, and temperatures."""
 
 import json
 import shutil
 
 import numpy as np
 import pytest
-from conftest import example_rows, make_model, make_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 
-import calibration_tsn
-from calibration_tsn import expected_calibration_error, fit_temperatures, reliability
 from configuration_tsn import TASKS, TSNConfig
-from features_tsn import rows_to_features
 from modeling_tsn import TSNModel
 from pipeline_tsn import TSNPipeline
+from tests.conftest import example_rows, make_model, make_tokenizer
+from tsn.data.features import rows_to_features
+from tsn.evaluation import calibration
+from tsn.evaluation.calibration import expected_calibration_error, fit_temperatures, reliability
 
 ANSWERS = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60)
 
@@ -123,7 +123,7 @@ def test_command_changes_the_configuration_alone(tmp_path, hub_folder, data_file
     folder = tmp_path / "model"
     shutil.copytree(hub_folder, folder)
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-    calibration_tsn.main([str(folder), str(data_file)])
+    calibration.main([str(folder), str(data_file)])
     printed = json.loads(capsys.readouterr().out)
     changed = {name for name, content in before.items() if (folder / name).read_bytes() != content}
     assert changed == {"config.json"}
@@ -135,6 +135,6 @@ def test_command_changes_the_configuration_alone(tmp_path, hub_folder, data_file
 
 def test_command_names_what_is_wrong(tmp_path, hub_folder):
     with pytest.raises(SystemExit, match="nowhere"):
-        calibration_tsn.main([str(tmp_path / "nowhere"), "x.jsonl"])
+        calibration.main([str(tmp_path / "nowhere"), "x.jsonl"])
     with pytest.raises(SystemExit, match="no such file"):
-        calibration_tsn.main([str(hub_folder), str(tmp_path / "x.jsonl")])
+        calibration.main([str(hub_folder), str(tmp_path / "x.jsonl")])

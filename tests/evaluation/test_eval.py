@@ -2,18 +2,15 @@
 
 import hashlib
 import json
-from pathlib import Path
 
 import pytest
-from conftest import example_rows
 
 import eval as evaluation
-from metric_tsn import TSNMetric
 from modeling_tsn import TSNModel
 from pipeline_tsn import TSNPipeline
-from table_tsn import results_table
-
-ROOT = Path(evaluation.__file__).resolve().parent
+from tests.conftest import ROOT, example_rows
+from tsn.evaluation.metric import TSNMetric
+from tsn.tables import results_table
 
 
 @pytest.fixture
@@ -103,10 +100,10 @@ def test_missing_checkpoint_and_data_are_errors(tmp_path, hub_folder, labelled):
 
 def test_recorded_results_are_those_of_the_shipped_weights():
     """The README's table is the one that eval.py wrote, for the weights that lie beside it."""
-    record = json.loads((ROOT / "eval_results.json").read_text())
+    record = json.loads((ROOT / "results" / "eval_results.json").read_text())
     assert record["weights_sha256"] == hashlib.sha256((ROOT / "model.safetensors").read_bytes()).hexdigest()
     table = results_table(record["results"])
-    assert table == (ROOT / "eval_results.md").read_text()
+    assert table == (ROOT / "results" / "eval_results.md").read_text()
     assert table in (ROOT / "README.md").read_text()
 
 

@@ -1,9 +1,9 @@
-"""`plots_tsn.py`: each writes a picture, also of little or nothing."""
+"""`tsn/evaluation/plots.py`: each writes a picture, also of little or nothing."""
 
 import matplotlib.image
 import pytest
 
-from plots_tsn import plot_confusion, plot_learning_curves, plot_reliability
+from tsn.evaluation.plots import plot_confusion, plot_learning_curves, plot_reliability
 
 LOG = [
     {"step": 1, "loss": 3.0, "topic_loss": 1.0, "ner_loss": 1.5, "sentiment_loss": 0.5},

@@ -1,7 +1,7 @@
 """Fuzzes for a time, `python -m tests.fuzz --seconds 600 [TARGET ...]`; adds it to `record.json` and the README.
 
 What is found ends a target's time. The input is kept in `out/fuzz`; to see it shrunk to an example,
-`pytest tests/test_fuzz.py -k TARGET --hypothesis-profile fuzz`.
+`pytest tests/fuzz -k TARGET --hypothesis-profile fuzz`.
 """
 
 import argparse
@@ -52,9 +52,8 @@ def fuzz(target, seconds, corpus):
         f"-artifact_prefix={found}/",
         "-print_final_stats=0",
     )
-    paths = os.pathsep.join([str(FOLDER.parent), str(ROOT)])
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    command = [sys.executable, "-m", "fuzz.worker", target, str(counts), *options, str(corpus)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    command = [sys.executable, "-m", "tests.fuzz.worker", target, str(counts), *options, str(corpus)]
     log = corpus.with_name(f"{target}.log")
     begin = time.monotonic()
     with log.open("wb") as output:

@@ -1,11 +1,11 @@
 """`chunking_tsn.py`: chunks, tagged words and tokens of any text, beside a definition written out by hand."""
 
-from conftest import make_byte_tokenizer, make_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chunking_tsn import chunk_text, encode_chunks, tag_words
-from fuzz.texts import hostile_texts
+from tests.conftest import make_byte_tokenizer, make_tokenizer
+from tests.fuzz.texts import hostile_texts
 
 STOPS, CLOSINGS = "。！？｡", "”’»)]}›」』"
 TOKENIZERS = {"wordpiece": make_tokenizer(), "bytes": make_byte_tokenizer()}

@@ -9,25 +9,26 @@ from pathlib import Path
 from unittest import mock
 
 import pyarrow.parquet as pq
-from conftest import make_model, make_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 
 import score
-from fuzz.files import files
 from pipeline_tsn import TSNPipeline
-from rows_tsn import read_table
+from tests.conftest import make_model, make_tokenizer
+from tests.fuzz.files import files
+from tsn.scoring import run as scoring
+from tsn.scoring.rows import read_table
 
 FOLDER = tempfile.TemporaryDirectory()
 PIPE = TSNPipeline(make_model("bert", len(make_tokenizer())), make_tokenizer())
-score.tqdm.monitor_interval = 0  # no thread beside the fuzzer
+scoring.tqdm.monitor_interval = 0  # no thread beside the fuzzer
 
 
 def run(arguments):
     """Its exit status or message, and what it wrote to standard output."""
     out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     with (
-        mock.patch.object(score, "load", lambda *_: PIPE),
+        mock.patch.object(scoring, "load", lambda *_: PIPE),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(io.StringIO()),
     ):

@@ -1,4 +1,4 @@
-"""`data_tsn.py`: rows that fit the labels, or an error that names the file, of any bytes."""
+"""`tsn/data/annotated.py`: rows that fit the labels, or an error that names the file, of any bytes."""
 
 import tempfile
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 from hypothesis import given
 
 from configuration_tsn import TSNConfig
-from data_tsn import InvalidRow, read_rows
-from fuzz.files import files
+from tests.fuzz.files import files
+from tsn.data.annotated import InvalidRow, read_rows
 
 CONFIG = TSNConfig()
 FOLDER = tempfile.TemporaryDirectory()

@@ -2,12 +2,12 @@
 
 import math
 
-from conftest import make_byte_tokenizer, make_model, make_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fuzz.texts import hostile_texts
 from pipeline_tsn import TSNPipeline
+from tests.conftest import make_byte_tokenizer, make_model, make_tokenizer
+from tests.fuzz.texts import hostile_texts
 
 PIPES = [TSNPipeline(make_model("bert", len(t)), t) for t in (make_tokenizer(), make_byte_tokenizer())]
 LABELS = {"negative", "neutral", "positive"}

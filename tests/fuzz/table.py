@@ -1,4 +1,4 @@
-"""`rows_tsn.py`: every row comes out, with its text or the reason why not, of any bytes."""
+"""`tsn/scoring/rows.py`: every row comes out, with its text or the reason why not, of any bytes."""
 
 import io
 import tempfile
@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from hypothesis import given
 
-from fuzz.files import files
-from rows_tsn import read_table
+from tests.fuzz.files import files
+from tsn.scoring.rows import read_table
 
 FOLDER = tempfile.TemporaryDirectory()
 

@@ -4,9 +4,10 @@ import importlib
 import json
 
 import pytest
-from fuzz import TARGETS
-from fuzz.__main__ import README, RECORD, with_table
 from hypothesis import settings
+
+from tests.fuzz import TARGETS
+from tests.fuzz.__main__ import README, RECORD, with_table
 
 MOST = {"pipeline": 60, "command": 30}  # what takes longer than a millisecond
 
@@ -14,7 +15,7 @@ MOST = {"pipeline": 60, "command": 30}  # what takes longer than a millisecond
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_property(target):
-    settings(max_examples=MOST.get(target, 300))(importlib.import_module(f"fuzz.{target}").holds)()
+    settings(max_examples=MOST.get(target, 300))(importlib.import_module(f"tests.fuzz.{target}").holds)()
 
 
 def test_the_readme_tells_what_is_recorded():

@@ -10,16 +10,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import ROOT, make_model
-from fuzz.pipeline import check
 
 from chunking_tsn import _printable, chunk_text, tag_words
 from configuration_tsn import TSNConfig
-from data_tsn import _occurrences, read_rows
 from highlight_tsn import highlighted
 from modeling_tsn import TSNModel
 from pipeline_tsn import TSNPipeline
-from rows_tsn import _UNDECODED, read_table
+from tests.conftest import ROOT, make_model
+from tests.fuzz.pipeline import check
+from tsn.data.annotated import _occurrences, read_rows
+from tsn.scoring.rows import _UNDECODED, read_table
 
 CONFIG = TSNConfig()
 # Each is repeated: what a pattern that backtracks, or a search that begins anew at every place, would be slow on.

@@ -1,7 +1,8 @@
 """Texts that nobody writes, from strategies that Atheris can steer."""
 
 from hypothesis import strategies as st
-from test_chunking import ATOMS, HAN, SPACES
+
+from tests.runtime.test_chunking import ATOMS, HAN, SPACES
 
 REPEATED = [
     "!?",

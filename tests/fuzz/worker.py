@@ -1,4 +1,4 @@
-"""One fuzzer in a process of its own: `python -m fuzz.worker TARGET COUNTS [options of libFuzzer]`."""
+"""One fuzzer in a process of its own: `python -m tests.fuzz.worker TARGET COUNTS [options of libFuzzer]`."""
 
 import importlib
 import mmap
@@ -8,11 +8,11 @@ from pathlib import Path
 
 import atheris
 
-from fuzz import MODULES
+from tests.fuzz import MODULES
 
 
 def main(target, counts_file, *options):
-    """Runs the property `fuzz.TARGET.holds` until libFuzzer ends the process.
+    """Runs the property `tests.fuzz.TARGET.holds` until libFuzzer ends the process.
 
     Counts what ran in `counts_file`, two numbers of 8 bytes: inputs, and those of them that made a whole case. The
     file is mapped, so that they are known however the process ends.
@@ -20,10 +20,10 @@ def main(target, counts_file, *options):
     from hypothesis import settings
 
     with atheris.instrument_imports(include=list(MODULES)):
-        importlib.import_module("conftest")  # the profiles of Hypothesis
+        importlib.import_module("tests.conftest")  # the profiles of Hypothesis
         # With a database, from which pytest replays and shrinks what was found.
         settings.load_profile("fuzz")
-        property_test = importlib.import_module(f"fuzz.{target}").holds
+        property_test = importlib.import_module(f"tests.fuzz.{target}").holds
     run = property_test.hypothesis.fuzz_one_input
     with open(counts_file, "r+b") as file:
         counts = mmap.mmap(file.fileno(), 16)

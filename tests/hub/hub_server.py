@@ -19,7 +19,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
-from hub_store import HubError, Store
+
+from tests.hub.hub_store import HubError, Store
 
 TOKENS = {"writer-token": "write", "reader-token": "read"}
 LFS_SUFFIXES = (".safetensors", ".onnx", ".png")  # larger files, too, wherever they are more than 10 MB

@@ -12,23 +12,25 @@ import sys
 from subprocess import PIPE
 
 import pytest
-from conftest import ROOT
-from hub_server import Hub, HubError
+
+from tests.conftest import ROOT
+from tests.hub.hub_server import Hub, HubError
 
 # Short patience. Where a test is not about them, fresh processes are not asked: `stub` is "local" for the one that
 # loads the files here, "all" for the one that downloads them, too.
 RUNNER = """
-import sys, release, upload_tsn
-upload_tsn.CONNECT_TIMEOUT = upload_tsn.READ_TIMEOUT = 1.5
-upload_tsn.RETRIES = 2
+import sys, release
+from tsn.hub import release as steps, repository
+repository.CONNECT_TIMEOUT = repository.READ_TIMEOUT = 1.5
+repository.RETRIES = 2
 from pathlib import Path
-stub, ask = sys.argv[1], release.ask
+stub, ask = sys.argv[1], steps.ask
 def answer(*given):
     real = stub == "none" or stub == "local" and len(given) > 3
     return ask(*given) if real else {"torch": []}
-release.ask = answer
+steps.ask = answer
 if stub == "all":
-    release.download = lambda *_: Path(".").resolve()
+    steps.download = lambda *_: Path(".").resolve()
 release.main(sys.argv[2:])
 """
 PLANTED = [
@@ -37,7 +39,7 @@ PLANTED = [
     *("data/train.parquet", "adapter/optimizer.pt", "onnx/.cache/x.onnx"),
 ]
 CARD = """
-![A picture](confusion.png) and [int8](bench/results/int8/eval_results.json)
+![A picture](confusion.png) and [int8](results/int8/eval_results.json)
 
 <!-- int8 -->
 <!-- /int8 -->
@@ -85,7 +87,7 @@ def commit_all(folder):
 def evaluate(folder, data_file):
     import eval as evaluation
 
-    evaluation.main([str(folder), str(data_file), "--output_dir", str(folder)])
+    evaluation.main([str(folder), str(data_file), "--output_dir", str(folder / "results")])
 
 
 def report_onnx(folder):
@@ -95,7 +97,7 @@ def report_onnx(folder):
     }
     report = {"weights_sha256": sha256(folder / "model.safetensors"), "files": files, "trials": [{"fp32_layers": []}]}
     report |= {"processor": {"name": "x", "features": []}, "eval_files": [], "max_drop": None, "preset": "avx2"}
-    for place in ("onnx", "bench/results/int8"):
+    for place in ("onnx", "results/int8"):
         (folder / place / "quantization_report.json").write_text(json.dumps(report), "utf-8")
 
 
@@ -103,15 +105,16 @@ def report_onnx(folder):
 def original(onnx_folder, data_file, tmp_path_factory):
     """A clone of the code with a tiny model in place of the shipped one, and files that must not travel."""
     import eval as evaluation
-    from card_tsn import NEW_CARD
+    from tsn.hub.card import NEW_CARD
 
     folder = tmp_path_factory.mktemp("release") / "clone"
     shutil.copytree(onnx_folder, folder)
     # As it stands on the Hub: what is compared where a test does without a download.
-    shutil.copy(ROOT / "requirements-endpoint.txt", folder / "requirements.txt")
-    for path in (*ROOT.glob("*.py"), *ROOT.glob("requirements-*.txt"), ROOT / ".gitignore"):
+    shutil.copy(ROOT / "requirements" / "endpoint.txt", folder / "requirements.txt")
+    for path in (*ROOT.glob("*.py"), ROOT / ".gitignore"):
         shutil.copy(path, folder)
-    shutil.copytree(ROOT / "bench", folder / "bench", ignore=shutil.ignore_patterns("results", "__pycache__"))
+    for name in ("tsn", "requirements"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     evaluate(folder, data_file)
     for name in ("adapter", "checkpoint-10"):
         (folder / name).mkdir()
@@ -119,13 +122,13 @@ def original(onnx_folder, data_file, tmp_path_factory):
             (folder / name / file).write_text("{}", "utf-8")
         (folder / name / "adapter_model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}      ")
     (folder / "confusion.png").write_bytes(b"\x89PNG")
-    int8 = folder / "bench" / "results" / "int8"
+    int8 = folder / "results" / "int8"
     int8.mkdir(parents=True)
     evaluation.main([str(folder), str(data_file), "--onnx_file", "model_quantized.onnx", "--output_dir", str(int8)])
     report_onnx(folder)
     card = NEW_CARD.format(name="tsn", task="topic-sentiment-ner") + CARD
     (folder / "README.md").write_text(card, "utf-8")
-    subprocess.run([sys.executable, "card_tsn.py"], cwd=folder, check=True)
+    subprocess.run([sys.executable, "-m", "tsn.hub.card"], cwd=folder, check=True)
     for name in PLANTED:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("hf_" + "a" * 34, "utf-8")

@@ -7,20 +7,21 @@ import pytest
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
-import card_tsn
-from card_tsn import HERE, NEW_CARD, SECTIONS, card_text, fill
-from metric_tsn import MAIN_METRICS
+from tests.conftest import ROOT
+from tsn.evaluation.metric import MAIN_METRICS
+from tsn.hub import card
+from tsn.hub.card import NEW_CARD, SECTIONS, card_text, fill
 
-README = (HERE / "README.md").read_text("utf-8")
+README = (ROOT / "README.md").read_text("utf-8")
 
 
 def test_readme_holds_what_was_recorded():
-    assert card_text(HERE) == README, "run make card"
+    assert card_text(ROOT) == README, "run make card"
 
 
 def test_every_result_of_the_test_split_is_in_the_model_index():
     """Against the recorded file, read here in a way of its own."""
-    recorded = json.loads((HERE / "eval_results.json").read_text("utf-8"))["results"]
+    recorded = json.loads((ROOT / "results" / "eval_results.json").read_text("utf-8"))["results"]
     expected = sorted(
         round(value, 4)
         for metrics in recorded.values()
@@ -54,13 +55,13 @@ def test_the_front_matter_is_valid_and_comes_back_as_it_was():
 def copy(tmp_path):
     """What the card is made of, in a folder of its own."""
     for path in (
-        *("README.md", "eval_results.json", "config.json", "bench/published.json"),
-        *(f"bench/results/{name}.json" for name in ("bench", "multitask", "training", "scoring", "topic_sentiment")),
-        *(f"bench/results/int8/{name}.json" for name in ("eval_results", "quantization_report")),
+        *("README.md", "config.json", "results/eval_results.json", "results/published.json"),
+        *(f"results/{name}.json" for name in ("bench", "multitask", "training", "scoring", "topic_sentiment")),
+        *(f"results/int8/{name}.json" for name in ("eval_results", "quantization_report")),
     ):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).write_bytes((HERE / path).read_bytes())
-    (tmp_path / "model.safetensors").symlink_to(HERE / "model.safetensors")
+        (tmp_path / path).write_bytes((ROOT / path).read_bytes())
+    (tmp_path / "model.safetensors").symlink_to(ROOT / "model.safetensors")
     return tmp_path
 
 
@@ -82,15 +83,15 @@ def test_a_figure_edited_by_hand_is_found(copy, spot):
 
 
 def test_a_recorded_result_that_changes_changes_the_card(copy):
-    record = json.loads((copy / "eval_results.json").read_text("utf-8"))
+    record = json.loads((copy / "results" / "eval_results.json").read_text("utf-8"))
     record["results"]["conll2003"]["ner_f1"] = 0.1234
-    (copy / "eval_results.json").write_text(json.dumps(record), "utf-8")
+    (copy / "results" / "eval_results.json").write_text(json.dumps(record), "utf-8")
     text = card_text(copy)
     assert "value: 0.1234" in text and "| 0.123 |" in text and text != README
 
 
 def test_results_of_other_weights_are_refused(copy):
-    path = copy / "bench/results/int8/eval_results.json"
+    path = copy / "results/int8/eval_results.json"
     path.write_text(path.read_text("utf-8").replace('"weights_sha256": "', '"weights_sha256": "0'), "utf-8")
     with pytest.raises(ValueError, match="measured on another file"):
         card_text(copy)
@@ -108,10 +109,10 @@ def test_prose_holds_no_figures():
 
 
 def test_links_and_pictures_are_there():
-    from hub_files_tsn import linked_files
+    from tsn.hub.files import linked_files
 
     names = linked_files(README)
-    assert len(names) > 5 and all((HERE / name).is_file() for name in names), names
+    assert len(names) > 5 and all((ROOT / name).is_file() for name in names), names
 
 
 @pytest.mark.slow
@@ -121,24 +122,25 @@ def test_the_example_shows_what_the_model_answers():
     blocks = r"```python\n(from transformers import pipeline.*?)```\s+```json\n(.*?)```"
     code, shown = re.search(blocks, README, re.DOTALL).groups()
     text = re.search(r'^tsn\("(.*)"\)$', code, re.MULTILINE)[1]
-    found = pipeline("topic-sentiment-ner", model=str(HERE), trust_remote_code=True)(text)
+    found = pipeline("topic-sentiment-ner", model=str(ROOT), trust_remote_code=True)(text)
     assert json.loads(json.dumps(found), parse_float=lambda x: round(float(x), 2)) == json.loads(shown)
 
 
 def test_main_metrics_are_those_of_the_metric():
-    assert MAIN_METRICS == card_tsn.MAIN_METRICS
+    assert MAIN_METRICS == card.MAIN_METRICS
 
 
 def test_a_card_is_begun_and_filled(tmp_path):
     folder = tmp_path / "reviews"
     folder.mkdir()
     (folder / "config.json").write_text("{}", "utf-8")
+    (folder / "results").mkdir()
     record = {
         "data": ["test.jsonl"],
         "results": {"all": {"rows": 3, "ner_f1": 0.5}, "mine/de": {"rows": 2, "ner_f1": 0.25}},
     }
-    (folder / "eval_results.json").write_text(json.dumps(record), "utf-8")
-    card_tsn.main([str(folder)])
+    (folder / "results" / "eval_results.json").write_text(json.dumps(record), "utf-8")
+    card.main([str(folder)])
     text = (folder / "README.md").read_text("utf-8")
     assert "# reviews" in text and "| mine/de |     2 |  0.250 |" in text
     results = ModelCard(text).data.eval_results
@@ -147,7 +149,7 @@ def test_a_card_is_begun_and_filled(tmp_path):
         ("mine", "de", 0.25),
     ]
     (folder / "README.md").write_text(text.replace("# reviews", "# My words\n\nStay."), "utf-8")
-    card_tsn.main([str(folder)])
+    card.main([str(folder)])
     assert "# My words\n\nStay." in (folder / "README.md").read_text("utf-8")
 
 
@@ -164,10 +166,10 @@ def edit(name, old, new, count=-1):
     "change, words",
     [
         (lambda folder: (folder / "README.md").unlink(), "no README.md"),
-        (lambda folder: (folder / "eval_results.json").unlink(), "make eval"),
-        (edit("eval_results.json", "test.parquet", "validation.parquet"), "measured on validation.parquet"),
-        (edit("eval_results.json", '"results"', '"rezults"'), "eval_results.json has no 'results'"),
-        (edit("bench/results/bench.json", "{", "", 1), "bench.json is damaged"),
+        (lambda folder: (folder / "results" / "eval_results.json").unlink(), "make eval"),
+        (edit("results/eval_results.json", "test.parquet", "validation.parquet"), "measured on validation.parquet"),
+        (edit("results/eval_results.json", '"results"', '"rezults"'), "eval_results.json has no 'results'"),
+        (edit("results/bench.json", "{", "", 1), "bench.json is damaged"),
         (lambda folder: (folder / "README.md").write_text("# Only this\n", "utf-8"), "no <!-- results -->"),
     ],
 )
@@ -178,7 +180,7 @@ def test_what_is_missing_is_named(copy, change, words):
 
 
 def test_links_of_all_kinds_are_found_and_code_is_not_one():
-    from hub_files_tsn import linked_files
+    from tsn.hub.files import linked_files
 
     card = """![a](x.png "title") [b](<y.json>) <img alt='' src="z.png">
 `f(a)[0](b)` [c](HTTPS://a.b/c) [d](#e) [f](m@x)

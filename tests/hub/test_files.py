@@ -1,10 +1,11 @@
-"""`hub_files_tsn.py`: what may be published and what may not; the rest is in `test_release.py`."""
+"""`tsn/hub/files.py`: what may be published and what may not; the rest is in `test_release.py`."""
 
 from pathlib import Path
 
 import pytest
 
-from hub_files_tsn import HERE, check_content, read_record
+from tests.conftest import ROOT
+from tsn.hub.files import check_content, hub_card, linked_files, read_record
 
 
 @pytest.mark.parametrize(
@@ -20,7 +21,7 @@ from hub_files_tsn import HERE, check_content, read_record
             r'"C:\\Users\\ana"',
             "C:/Users/ana/x",
         ),
-        *("/Users/ana/model", f"{Path.home()}/x", f"see {HERE}/model.py"),
+        *("/Users/ana/model", f"{Path.home()}/x", f"see {ROOT}/model.py"),
     ],
 )
 def test_what_must_not_be_published_is_found(text):
@@ -56,3 +57,13 @@ def test_records_say_which_file_lacks_what(tmp_path):
     path.write_text('{"a": ', "utf-8")
     with pytest.raises(ValueError, match="results.json is damaged"):
         read_record(path)
+
+
+def test_recorded_results_keep_their_names_on_the_hub():
+    """They lie in one folder here; a link to one is renamed with it, code and other links are not."""
+    card = """[a](results/eval_results.json) ![b](results/quality.png "title") [c](results/int8/eval_results.json#top)
+<img src="results/length.png"> `[d](results/x.png)` [e](https://a.b/results/x.png) [f](other.png)
+"""
+    names = ["eval_results.json", "bench/results/quality.png", "bench/results/int8/eval_results.json"]
+    assert linked_files(hub_card(card)) == [*names, "bench/results/length.png", "other.png"]
+    assert "`[d](results/x.png)` [e](https://a.b/results/x.png)" in hub_card(card)

@@ -8,18 +8,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import TEXTS, make_model, make_tokenizer
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from test_pipeline import assert_same
 from transformers import pipeline
 
-from hub_files_tsn import RUNTIME_FILES
-from hub_tsn import write_hub_folder
 from modeling_tsn import TSNModel
 from pipeline_tsn import TSNPipeline
+from tests.conftest import ROOT, TEXTS, make_model, make_tokenizer
+from tests.runtime.test_pipeline import assert_same
+from tsn.hub.files import RUNTIME_FILES
+from tsn.hub.folder import write_hub_folder
 
-ROOT = Path(__file__).resolve().parent.parent
 CODE = {
     "configuration_tsn.py",
     "modeling_tsn.py",
@@ -252,7 +251,7 @@ def test_an_interrupted_writing_leaves_a_whole_model_or_none(hub_folder, tmp_pat
             left[0] -= 1
             replace(source, target)
 
-        monkeypatch.setattr("hub_tsn.os.replace", stopping)
+        monkeypatch.setattr("tsn.hub.folder.os.replace", stopping)
         with pytest.raises(KeyboardInterrupt):
             write_hub_folder(new, tokenizer, folder)
         monkeypatch.undo()

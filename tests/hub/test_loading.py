@@ -6,12 +6,12 @@ import subprocess
 import sys
 
 import pytest
-from conftest import TEXTS, make_model, make_tokenizer
-from hub_server import Fault, Hub
 
-from hub_tsn import write_hub_folder
 from modeling_tsn import TSNModel
 from pipeline_tsn import TSNPipeline
+from tests.conftest import TEXTS, make_model, make_tokenizer
+from tests.hub.hub_server import Fault, Hub
+from tsn.hub.folder import write_hub_folder
 
 pytestmark = pytest.mark.slow
 

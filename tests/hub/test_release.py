@@ -9,13 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import TEXTS, make_model, make_tokenizer
-from hub_server import Fault, Hub
-from release_workshop import EXPECTED, commit_all, evaluate, release, start, tags
 
-from card_tsn import NEW_CARD
-from hub_tsn import write_hub_folder
-from verify_tsn import same
+from tests.conftest import TEXTS, make_model, make_tokenizer
+from tests.hub.hub_server import Fault, Hub
+from tests.hub.release_workshop import EXPECTED, commit_all, evaluate, release, start, tags
+from tsn.hub.card import NEW_CARD
+from tsn.hub.folder import write_hub_folder
+from tsn.hub.verify import same
 
 pytestmark = pytest.mark.slow
 
@@ -56,7 +56,7 @@ def two(original, data_file, tmp_path_factory):
         shutil.rmtree(folder / "onnx")
         (folder / "README.md").write_text(NEW_CARD.format(name="tsn", task="t") + "![A](confusion.png)\n", "utf-8")
         evaluate(folder, data_file)
-        subprocess.run([sys.executable, "card_tsn.py"], cwd=folder, check=True)
+        subprocess.run([sys.executable, "-m", "tsn.hub.card"], cwd=folder, check=True)
         commit_all(folder)
         found["second"] = release(folder, hub, version="1.1.0-rc.1")
         assert found["second"].returncode == 0, found["second"].stderr

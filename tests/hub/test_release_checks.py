@@ -6,10 +6,11 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, make_model, make_tokenizer
-from release_workshop import EXPECTED, commit_all, evaluate, record_tests, release, sha256, tags
 
-from hub_tsn import write_hub_folder
+from tests.conftest import ROOT, make_model, make_tokenizer
+from tests.hub.release_workshop import EXPECTED, commit_all, evaluate, record_tests, release, sha256, tags
+from tsn.hub.files import hub_card
+from tsn.hub.folder import write_hub_folder
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +44,11 @@ def quantize_again(folder):
         (edit("handler.py", lambda code: code + b"# changed\n"), None, True),
         (lambda folder: shutil.rmtree(folder / "onnx"), "tells of int8", True),
         (quantize_again, "int8/eval_results.json was measured on another file than onnx/", True),
-        (edit_json("eval_results.json", weights_sha256="0"), "eval_results.json was measured on other weights", True),
+        (
+            edit_json("results/eval_results.json", weights_sha256="0"),
+            "eval_results.json was measured on other weights",
+            True,
+        ),
         (edit("onnx/model_quantized.onnx", lambda content: content + b"\0"), "onnx/model_quantized.onnx", True),
         (edit_json("onnx/quantization_report.json", weights_sha256="0"), "of other weights", True),
         (lambda folder: (folder / "handler.py").unlink(), "handler.py belongs to a release", True),
@@ -103,16 +108,16 @@ def test_a_dry_run_prints_files_sizes_and_card_and_asks_no_server(clone, hub):
         listed[name] = int(size.replace(",", ""))
     assert set(listed) == EXPECTED - {".gitattributes"}
     assert listed["model.safetensors"] == (clone / "model.safetensors").stat().st_size
-    assert done.stdout.endswith((clone / "README.md").read_text("utf-8"))
+    assert done.stdout.endswith(hub_card((clone / "README.md").read_text("utf-8")))
 
 
 def test_a_model_of_ones_own(clone, hub, data_file):
-    """Its folder is what train.py wrote, with eval.py's results; `card_tsn.py` begins the card."""
+    """Its folder is what train.py wrote, with eval.py's results; `tsn.hub.card` begins the card."""
     folder = clone / "out" / "reviews"
     tokenizer = make_tokenizer()
     write_hub_folder(make_model("bert", len(tokenizer)), tokenizer, folder)
     evaluate(folder, data_file)
-    subprocess.run([sys.executable, "card_tsn.py", str(folder)], cwd=clone, check=True)
+    subprocess.run([sys.executable, "-m", "tsn.hub.card", str(folder)], cwd=clone, check=True)
     done = release(clone, hub, str(folder), "--dry_run")
     assert done.returncode == 0, done.stderr
     assert "# reviews" in done.stdout and "model-index" in done.stdout and "| all" in done.stdout

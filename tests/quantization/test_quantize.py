@@ -1,4 +1,4 @@
-"""`quantize.py` and `export_tsn.py`: export, int8, the accuracy gate, mixed precision, and clear errors."""
+"""`quantize.py`, with what exports for it: export, int8, the accuracy gate, mixed precision, and clear errors."""
 
 import contextlib
 import json
@@ -7,18 +7,18 @@ import re
 import onnx
 import onnxruntime
 import pytest
-from conftest import TEXTS, example_rows, make_model, make_tokenizer
-from test_pipeline import assert_same
 from transformers import AutoTokenizer, pipeline
 
-import export_tsn
 import quantize
-from export_tsn import PRESETS, auto_preset, export_onnx, processor, quantize_onnx, weight_nodes
-from hub_files_tsn import RUNTIME_FILES
-from hub_tsn import write_hub_folder
-from metric_tsn import MAIN_METRICS
 from modeling_tsn import TSNModel
 from pipeline_tsn import TSNPipeline
+from tests.conftest import TEXTS, example_rows, make_model, make_tokenizer
+from tests.runtime.test_pipeline import assert_same
+from tsn.evaluation.metric import MAIN_METRICS
+from tsn.hub.files import RUNTIME_FILES
+from tsn.hub.folder import write_hub_folder
+from tsn.quantization import export, run
+from tsn.quantization.export import PRESETS, auto_preset, export_onnx, processor, quantize_onnx, weight_nodes
 
 TASK = "topic-sentiment-ner"
 ONNX_FILES = {"model.onnx", "model_quantized.onnx", "ort_config.json"}
@@ -60,9 +60,9 @@ def test_export_is_what_torch_computes(backbone, pooling, tmp_path):
 
 
 def test_export_that_differs_is_refused(tmp_path, monkeypatch):
-    other, export = make_model("bert"), export_tsn.export
+    other, whole = make_model("bert"), export.export
     other.topic_head.bias.data += 0.1
-    monkeypatch.setattr(export_tsn, "export", lambda model, *rest: export(other, *rest))
+    monkeypatch.setattr(export, "export", lambda model, *rest: whole(other, *rest))
     with pytest.raises(ValueError, match="differs from torch by .* of the largest logit"):
         export_onnx(make_model("bert"), tmp_path / "model.onnx")
 
@@ -100,7 +100,7 @@ def test_presets_and_layers_kept_in_fp32(fp32_file, preset, tmp_path):
     [("x86_64", "avx512_vnni"), ("AMD64", "avx512_vnni"), ("aarch64", "arm64"), ("arm64", "arm64")],
 )
 def test_auto_preset(machine, preset, monkeypatch):
-    monkeypatch.setattr(export_tsn.platform, "machine", lambda: machine)
+    monkeypatch.setattr(export.platform, "machine", lambda: machine)
     assert auto_preset() == preset
 
 
@@ -155,20 +155,20 @@ def test_mixed_precision_keeps_the_fewest_layers_that_pass(quantized, fp32_file,
             kept = len(set(order) & set(operators(path)))  # fp32: all of them
             return {"all": {"topic_f1": 0.5 - 0.01 * (kept < enough), "ner_f1": 0.5}}
 
-        trials, path = quantize.find_model(fp32_file, tmp_path, "avx512_vnni", None, measure, 0.005, order, [(1, 8)])
+        trials, path = run.find_model(fp32_file, tmp_path, "avx512_vnni", None, measure, 0.005, order, [(1, 8)])
         assert [trial["passes"] for trial in trials] == [False] * enough + [True]
         assert trials[-1]["fp32_layers"] == order[:enough] and set(order[:enough]) <= set(operators(path))
         sizes = [trial["bytes"] for trial in trials]
         assert sizes == sorted(sizes) and path.stat().st_size == sizes[-1]
-    with pytest.raises(quantize.GateFailed, match="loses more than 0.005"):
+    with pytest.raises(run.GateFailed, match="loses more than 0.005"):
         halved = lambda path: {"all": {"ner_f1": float(path == fp32_file)}}  # noqa: E731
-        quantize.find_model(fp32_file, tmp_path, "avx512_vnni", None, halved, 0.005, [], [(1, 8)])
+        run.find_model(fp32_file, tmp_path, "avx512_vnni", None, halved, 0.005, [], [(1, 8)])
 
 
 def test_a_failed_gate_leaves_the_good_model_alone(quantized, hub_folder, data_file, monkeypatch, capsys):
     before = snapshot(quantized)
     worse = iter([{"all": {"ner_f1": 0.9}}, {"all": {"ner_f1": 0.89}}])
-    monkeypatch.setattr(quantize, "evaluate_rows", lambda *args: next(worse))
+    monkeypatch.setattr(run, "evaluate_rows", lambda *args: next(worse))
     with pytest.raises(SystemExit, match="loses more than 0.005; nothing was written"):
         quantize.main([str(hub_folder), "--output_dir", str(quantized), "--eval_file", str(data_file)])
     assert snapshot(quantized) == before

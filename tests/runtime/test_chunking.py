@@ -4,12 +4,12 @@ import sys
 import unicodedata
 
 import pytest
-from conftest import TEXTS, make_byte_tokenizer
 from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import processors
 
 from chunking_tsn import Chunk, chunk_text, encode_chunks, tag_words, token_limit
+from tests.conftest import TEXTS, make_byte_tokenizer
 
 HAN = ["東京", "你好。", "这是一句话！", "𠀀", "天。”他", "。"]
 SPACES = [" ", "  ", "\n", "\n\n", "\n \t\n", "\t", "\r\n", "\xa0", "\u2028", "\u3000", "\x1c"]

@@ -6,11 +6,11 @@ import json
 import pytest
 import torch
 import transformers
-from conftest import backbone_config
 from transformers import AutoModel, BertConfig, DistilBertConfig, RobertaConfig, T5Config
 
 from configuration_tsn import DEFAULT_BACKBONE, TASKS, TSNConfig
 from modeling_tsn import TSNModel
+from tests.conftest import backbone_config
 
 FIELDS = (
     *("topic_labels", "ner_labels", "sentiment_labels", "ner_scheme", "loss_weights"),

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from conftest import TEXTS, make_model
 from torch.nn import functional
 
 from modeling_tsn import TSNModel
+from tests.conftest import TEXTS, make_model
 
 HEADS = ("topic", "ner", "sentiment", "topic_sentiment")
 

@@ -5,12 +5,12 @@ import shutil
 
 import pytest
 import torch
-from conftest import make_model
 from safetensors.torch import load_file, save_file
-from test_modeling import logits, tokenized
 from transformers import AutoModel
 
 from modeling_tsn import TSNModel
+from tests.conftest import make_model
+from tests.runtime.test_modeling import logits, tokenized
 
 
 @pytest.fixture

@@ -7,16 +7,16 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import TEXTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_chunking import nasty_texts
-from test_pipeline import assert_same
 from transformers import AutoTokenizer, pipeline
 
 from modeling_tsn import TSNModel
 from onnx_tsn import OUTPUTS, TSNOnnxModel
 from pipeline_tsn import TSNPipeline
+from tests.conftest import TEXTS
+from tests.runtime.test_chunking import nasty_texts
+from tests.runtime.test_pipeline import assert_same
 
 TASK = "topic-sentiment-ner"
 

@@ -9,7 +9,6 @@ import signal
 import numpy as np
 import pytest
 import torch
-from conftest import TEXTS, make_byte_tokenizer, make_model, make_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import Dataset
@@ -17,6 +16,7 @@ from transformers import CanineTokenizer
 from transformers.pipelines.pt_utils import KeyDataset
 
 from pipeline_tsn import TSNPipeline
+from tests.conftest import TEXTS, make_byte_tokenizer, make_model, make_tokenizer
 
 SENTIMENTS = ["negative", "neutral", "positive"]
 LONG = " ".join(TEXTS * 3)

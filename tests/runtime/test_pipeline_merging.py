@@ -9,16 +9,16 @@ import re
 import numpy as np
 import pytest
 import torch
-from conftest import TEXTS, backbone_config, make_model, make_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_pipeline import SENTIMENTS, assert_same, check
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from configuration_tsn import TSNConfig
 from modeling_tsn import TSNModel, TSNOutput
 from pipeline_tsn import TSNPipeline
+from tests.conftest import TEXTS, backbone_config, make_model, make_tokenizer
+from tests.runtime.test_pipeline import SENTIMENTS, assert_same, check
 
 SENTENCES = [sentence for text in TEXTS for sentence in re.findall(r"[^.!;]+[.!]", text)]
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from test_chunking import encodable, nasty_texts
 
 from chunking_tsn import tag_words
 from tagging_tsn import TagScheme, bioes_labels, first_subtokens
+from tests.runtime.test_chunking import encodable, nasty_texts
 
 TYPES = ["PER", "LOC", "ORG"]
 # The definition: outside; single; or begin, any number of insides and an end, of one type.

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import ROOT, TEXTS
 
-import ray_tsn
-from workers_tsn import WorkerFailed
+from tests.conftest import ROOT, TEXTS
+from tsn.scoring import cluster as ray_cluster
+from tsn.scoring.workers import WorkerFailed
 
-pytest.importorskip("ray", reason="pip install -r requirements-cluster.txt")
+pytest.importorskip("ray", reason="pip install -r requirements/cluster.txt")
 pytestmark = pytest.mark.slow
 BAD = [None, 3, "", "  ", "\ud800", "nul \0 byte", ["x"], {"a": 1}]
 PARTS = 20
@@ -105,7 +105,7 @@ def test_what_a_killed_worker_was_doing_is_done_by_another(lost, cluster, table,
 
 def test_tasks_of_several_windows_and_one_that_always_kills_its_worker(onnx_folder, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "local")
-    monkeypatch.setattr(ray_tsn, "WINDOW_BYTES", 1)
+    monkeypatch.setattr(ray_cluster, "WINDOW_BYTES", 1)
 
     def load(model, device):
         return sorted(path.name for path in Path(model).glob("onnx/*.onnx")), model, os.getcwd()
@@ -116,7 +116,7 @@ def test_tasks_of_several_windows_and_one_that_always_kills_its_worker(onnx_fold
         return *loaded, word
 
     tasks = [("a", ("harmless",)), ("b", ("deadly",))]
-    answers = ray_tsn.run_tasks(tasks, load, function, (str(onnx_folder), "cpu"), 1)
+    answers = ray_cluster.run_tasks(tasks, load, function, (str(onnx_folder), "cpu"), 1)
     key, (names, model, folder, word) = next(answers)
     assert (key, names, word) == ("a", ["model.onnx", "model_quantized.onnx"], "harmless")
     assert model != str(onnx_folder) and folder != os.getcwd()  # what was sent, not what is shared
@@ -131,7 +131,7 @@ def test_a_model_that_kills_its_worker_when_it_is_loaded(onnx_folder, monkeypatc
         os._exit(9)
 
     with pytest.raises(WorkerFailed, match="loading the model ended its worker 3 times"):
-        next(ray_tsn.run_tasks([("a", ("harmless",))], load, print, (str(onnx_folder), "cpu"), 1))
+        next(ray_cluster.run_tasks([("a", ("harmless",))], load, print, (str(onnx_folder), "cpu"), 1))
 
 
 def test_a_driver_that_is_killed_leaves_no_process_and_the_local_engine_goes_on(table, whole, onnx_folder, tmp_path):
@@ -164,4 +164,4 @@ def test_what_fails_is_named(table, onnx_folder, tmp_path):
     (tmp_path / "ray.py").write_text("raise ImportError('none here')", "utf-8")
     env["PYTHONPATH"] = str(tmp_path)
     done = subprocess.run(run, capture_output=True, encoding="utf-8", env=env)
-    assert done.returncode == 1 and "pip install -r requirements-cluster.txt" in done.stderr, done.stderr
+    assert done.returncode == 1 and "pip install -r requirements/cluster.txt" in done.stderr, done.stderr

@@ -1,10 +1,10 @@
-"""`report_tsn.py`: one page that needs no other file, with every count told in words, whatever the phrases hold."""
+"""`report.py`: one page that needs no other file, with every count told in words, whatever the phrases hold."""
 
 import re
 from html.parser import HTMLParser
 
-from report_tsn import report_page
-from summary_tsn import Summary
+from tsn.scoring.report import report_page
+from tsn.scoring.summary import Summary
 
 NASTY = '</table><script>alert("x")</script> & {braces}'
 

@@ -1,4 +1,4 @@
-"""`rows_tsn.py`: every row comes out, in order, whatever is in the file."""
+"""`tsn/scoring/rows.py`: every row comes out, in order, whatever is in the file."""
 
 import csv
 import io
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rows_tsn import Row, is_hub_id, read_table
+from tsn.scoring.rows import Row, is_hub_id, read_table
 
 cells = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 

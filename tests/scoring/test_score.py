@@ -13,15 +13,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, TEXTS
 from transformers import AutoTokenizer
 
-import score
 from modeling_tsn import TSNModel
-from parts_tsn import _json_line
 from pipeline_tsn import TSNPipeline
-from rows_tsn import Row
-from summary_tsn import Summary
+from tests.conftest import ROOT, TEXTS
+from tsn.scoring import run as scoring
+from tsn.scoring.parts import _json_line
+from tsn.scoring.rows import Row
+from tsn.scoring.summary import Summary
 
 pytestmark = pytest.mark.slow
 KILLS = int(os.environ.get("KILLS", "5"))
@@ -148,7 +148,7 @@ def test_formats(source, suffix, model, tmp_path):
 
 def test_parquet_of_columns_that_come_and_go(model, tmp_path):
     """A part without a column, with null alone, with whole numbers and with others."""
-    rows = [{"text": "x", "a": None}] * score.PART_ROWS + [{"text": None, "a": 1}] * score.PART_ROWS
+    rows = [{"text": "x", "a": None}] * scoring.PART_ROWS + [{"text": None, "a": 1}] * scoring.PART_ROWS
     rows += [{"text": "y", "a": 1.5, "b": "late"}]
     output = tmp_path / "out.parquet"
     done = run(write_lines(tmp_path / "in.jsonl", rows), "--output", output, "--model", model, "--threads", 1)
@@ -169,7 +169,7 @@ def test_one_text_that_fails_does_not_end_the_others():
         return found[0] if isinstance(texts, str) else found
 
     rows = [Row({"text": text}, text, None) for text in ("good", "bad", "fine")] + [Row({}, None, "null")]
-    found = score.score_rows(pipe, rows, 8)
+    found = scoring.score_rows(pipe, rows, 8)
     assert [row["sentiment"] for row in found] == ["neutral", None, "neutral", None]
     assert [row["error"] for row in found] == [None, "could not be scored (IndexError: no such thing)", None, "null"]
 
@@ -178,7 +178,7 @@ def test_output_is_json_and_long_texts_make_small_parts():
     strict = json.loads(_json_line({"a": [float("nan"), {"b": float("inf")}], "c": b"\xff", "d": "\ud800"}))
     assert strict == {"a": [None, {"b": None}], "c": "/w==", "d": "\ud800"}
     rows = [Row({}, "x" * 1_000_000, None)] * 10 + [Row({}, "x", None)] * 1200
-    sizes = [len(part) for part in score.cut(rows)]
+    sizes = [len(part) for part in scoring.cut(rows)]
     assert sizes == [4, 4, 500, 500, 202]
 
 
@@ -200,10 +200,10 @@ def test_nothing_in_nothing_out(suffix, model, tmp_path):
 
 
 def test_columns_of_the_same_name_are_kept(model):
-    pipe = score.load(str(model), "none", 1, "cpu")
+    pipe = scoring.load(str(model), "none", 1, "cpu")
     row = Row({"text": "Fine.", "topics": "mine", "input_topics": "too", "error": 3}, "Fine.", None)
-    [found] = score.score_rows(pipe, [row], 8)
-    assert score.kept_name("topics") == "input_topics" and score.kept_name("text") == "text"
+    [found] = scoring.score_rows(pipe, [row], 8)
+    assert scoring.kept_name("topics") == "input_topics" and scoring.kept_name("text") == "text"
     assert found["input_topics"] == "mine" and found["input_input_topics"] == "too" and found["input_error"] == 3
     assert found["error"] is None and isinstance(found["topics"], list)
 
@@ -215,7 +215,7 @@ def test_a_full_disk_ends_with_a_message_and_what_is_done_is_kept(model, tmp_pat
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (120_000, resource.RLIM_INFINITY))
 
-    rows = [{"n": i, "text": "" if i < score.PART_ROWS else TEXTS[i % 5]} for i in range(score.PART_ROWS + 300)]
+    rows = [{"n": i, "text": "" if i < scoring.PART_ROWS else TEXTS[i % 5]} for i in range(scoring.PART_ROWS + 300)]
     output = tmp_path / "out.jsonl"
     arguments = (write_lines(tmp_path / "in.jsonl", rows), "--output", output, "--model", model, "--threads", 1)
     done = run(*arguments, preexec_fn=limit)
@@ -224,7 +224,7 @@ def test_a_full_disk_ends_with_a_message_and_what_is_done_is_kept(model, tmp_pat
     )
     assert "Traceback" not in done.stderr and not output.exists()
     kept = tmp_path / "out.jsonl.parts" / "0000000.jsonl"
-    assert not list(kept.parent.glob("*.unfinished")) and len(read_lines(kept)) == score.PART_ROWS
+    assert not list(kept.parent.glob("*.unfinished")) and len(read_lines(kept)) == scoring.PART_ROWS
     assert run(*arguments).returncode == 0 and [row["n"] for row in read_lines(output)] == [*range(len(rows))]
 
 
@@ -258,10 +258,10 @@ def test_what_does_not_belong_together_is_not_joined(table, model, tmp_path):
     assert done.returncode == 1 and "bad.csv: no column 'text'" in done.stderr
     done = run(source, "--output", output, *arguments, "--text_column", "body")
     assert done.returncode == 1 and "no row has a column 'body'" in done.stderr
-    settings = score.fingerprint(str(model), "auto")
-    assert settings != score.fingerprint(str(model), "none")
-    parts = score.Parts(output, {"model": "other"})
-    score.write_part(parts.path(0), b"", "", Summary().state())
+    settings = scoring.fingerprint(str(model), "auto")
+    assert settings != scoring.fingerprint(str(model), "none")
+    parts = scoring.Parts(output, {"model": "other"})
+    scoring.write_part(parts.path(0), b"", "", Summary().state())
     done = run(source, "--output", output, *arguments)
     assert done.returncode == 1 and "another run is writing" in done.stderr
     parts._lock.close()
@@ -269,7 +269,7 @@ def test_what_does_not_belong_together_is_not_joined(table, model, tmp_path):
     assert done.returncode == 1 and "other options or another model" in done.stderr
     (tmp_path / "out.jsonl.parts" / "settings.json").unlink()
     rows = [Row({"text": "other"}, "other", None)]
-    score.write_part(parts.path(0), b"", score.digest(rows), Summary().state())
+    scoring.write_part(parts.path(0), b"", scoring.digest(rows), Summary().state())
     done = run(source, "--output", output, *arguments)
     assert done.returncode == 1 and "the input has changed" in done.stderr
 

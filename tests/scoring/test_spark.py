@@ -9,13 +9,13 @@ import sys
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, TEXTS
 from transformers import AutoTokenizer, pipeline
 
 from modeling_tsn import TSNModel
 from pipeline_tsn import TSNPipeline
+from tests.conftest import ROOT, TEXTS
 
-pytest.importorskip("pyspark", reason="pip install -r requirements-cluster.txt")
+pytest.importorskip("pyspark", reason="pip install -r requirements/cluster.txt")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not shutil.which("java"), reason="no java: apt-get install default-jre-headless"),

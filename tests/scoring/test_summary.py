@@ -1,4 +1,4 @@
-"""`summary_tsn.py`: adds up in any split, and stays small."""
+"""`tsn/scoring/summary.py`: adds up in any split, and stays small."""
 
 import json
 from collections import Counter
@@ -6,8 +6,8 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-import summary_tsn
-from summary_tsn import Summary
+from tsn.scoring import summary
+from tsn.scoring.summary import Summary
 
 words = st.sampled_from(["Battery  life", "battery life", "screen", "Ana", "Lima"])
 topics = st.fixed_dictionaries(
@@ -85,7 +85,7 @@ def test_a_text_counts_once_for_a_topic():
 
 
 def test_it_stays_small(monkeypatch):
-    monkeypatch.setattr(summary_tsn, "KEPT", 10)
+    monkeypatch.setattr(summary, "KEPT", 10)
     total = Summary()
     for i in range(500):
         part = Summary()

@@ -1,4 +1,4 @@
-"""`backbone_tsn.py`: reading 4-bit weights, and a smaller vocabulary that cuts texts as the whole one did."""
+"""`make_backbone.py`: reading 4-bit weights, and a smaller vocabulary that cuts texts as the whole one did."""
 
 import struct
 
@@ -10,8 +10,8 @@ import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 
-import backbone_tsn
-from backbone_tsn import pieces_to_keep, read_q4
+from scripts import make_backbone
+from scripts.make_backbone import pieces_to_keep, read_q4
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 PIECES = [
@@ -129,7 +129,7 @@ def test_command_writes_an_encoder_that_reads_texts_as_the_whole_one(tmp_path, p
     pq.write_table(pa.table({"text": TEXTS}), tmp_path / "texts.parquet")
     out = tmp_path / "out"
     files = ["--weights", str(path), "--tokenizer", str(tmp_path / "tokenizer.json")]
-    backbone_tsn.main(
+    make_backbone.main(
         [*files, "--texts", str(tmp_path / "texts.parquet"), "--vocabulary", "0", "--output_dir", str(out)]
     )
     small, tokenizer = AutoModel.from_pretrained(out, add_pooling_layer=False), AutoTokenizer.from_pretrained(out)
@@ -146,6 +146,6 @@ def test_command_writes_an_encoder_that_reads_texts_as_the_whole_one(tmp_path, p
 
 def test_command_names_what_is_missing(tmp_path):
     with pytest.raises(SystemExit, match=r"nowhere\.bin"):
-        backbone_tsn.main(
+        make_backbone.main(
             ["--weights", str(tmp_path / "nowhere.bin"), "--tokenizer", "t", "--texts", "x", "--output_dir", "o"]
         )

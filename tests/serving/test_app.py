@@ -1,6 +1,6 @@
 """`app.py` in a browser, as a person uses it: by mouse, by keyboard alone, on a phone's width.
 
-Needs requirements-space.txt, playwright and Chromium: `make test-space`. Elsewhere these tests are skipped, but not
+Needs requirements/space.txt, playwright and Chromium: `make test-space`. Elsewhere these tests are skipped, but not
 where the environment says CI and Gradio is installed.
 """
 
@@ -17,7 +17,7 @@ import pytest
 
 pytest.importorskip("gradio", reason="make test-space has an environment with Gradio")
 playwright = pytest.importorskip("playwright.sync_api", reason="make test-space has an environment with playwright")
-from conftest import ROOT  # noqa: E402
+from tests.conftest import ROOT  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [

@@ -4,12 +4,12 @@ import json
 import shutil
 
 import pytest
-from conftest import ROOT, TEXTS
 from transformers import AutoTokenizer
 
 from handler import PARAMETERS, EndpointHandler
 from modeling_tsn import TSNModel
 from pipeline_tsn import _PARAMETERS, TSNPipeline
+from tests.conftest import ROOT, TEXTS
 
 
 @pytest.fixture(scope="module")

@@ -1,22 +1,24 @@
-"""`lora_tsn.py` and `train.py --lora`: adapters in fp32 and in 8 bits, merging, going on, several over one base."""
+"""`lora.py` and `train.py --lora`: adapters in fp32 and in 8 bits, merging, going on, several over one base."""
 
 import json
 import shutil
 
 import pytest
 import torch
-from conftest import TEXTS, backbone_config, make_model, make_tokenizer
 from peft import PeftModel
 from safetensors.torch import load_file
-from test_train import options, run_script, steps
 from transformers import AutoModel, RobertaConfig
 
 import train
 from configuration_tsn import TSNConfig
-from hub_tsn import write_hub_folder
-from lora_tsn import add_adapter, attention_projections, base_sha256, load_adapter, merge_adapter
 from modeling_tsn import TSNModel
 from pipeline_tsn import TSNPipeline
+from tests.conftest import TEXTS, backbone_config, make_model, make_tokenizer
+from tests.training.test_train import options, run_script, steps
+from tsn.hub.folder import write_hub_folder
+from tsn.training.arguments import parse_arguments
+from tsn.training.lora import add_adapter, attention_projections, base_sha256, load_adapter, merge_adapter
+from tsn.training.run import load_adapted
 
 LOUD = ["--learning_rate", "0.05"]  # an adapter that four steps move far
 
@@ -220,10 +222,10 @@ def test_unknown_modules_are_an_error(base, data_file, tmp_path):
 
 
 def test_eight_bits_are_eight_bits(base):
-    model, lora, _, training = train.parse_arguments(
+    model, lora, _, training = parse_arguments(
         ["--backbone", str(base), "--lora", "--load_in_8bit", "--train_file", "x", "--output_dir", "x", "--use_cpu"]
     )
-    adapted = train.load_adapted(model, lora, training)
+    adapted = load_adapted(model, lora, training)
     kinds = {n.rpartition(".")[2]: type(m).__name__ for n, m in adapted.get_base_model().backbone.named_modules()}
     assert (
         kinds["dense"] == "Linear8bitLt"
@@ -242,7 +244,7 @@ def test_bitsandbytes_is_silent(tmp_path, base, data_file):
 
 def test_backbones_in_eight_bits_keep_their_weights(tmp_path, tokenizer):
     """A custom initialisation would write over what was loaded."""
-    from lora_tsn import eight_bits
+    from tsn.training.lora import eight_bits
 
     torch.manual_seed(0)
     encoder = AutoModel.from_config(backbone_config("distilbert", len(tokenizer)))

@@ -1,15 +1,15 @@
-"""`topic_head_tsn.py`: what the head is fitted on, that it is the best there is, and that nothing else changes."""
+"""`topic_head.py`: what the head is fitted on, that it is the best there is, and that nothing else changes."""
 
 import numpy as np
 import pytest
 import torch
-from conftest import example_rows, make_model, make_tokenizer
 from scipy.optimize import minimize
 
-import topic_head_tsn
-from features_tsn import rows_to_features
 from modeling_tsn import TSNModel
-from topic_head_tsn import fit_head, topic_states
+from tests.conftest import example_rows, make_model, make_tokenizer
+from tsn.data.features import rows_to_features
+from tsn.training import topic_head
+from tsn.training.topic_head import fit_head, topic_states
 
 
 def test_states_are_means_over_the_words_of_topics():
@@ -52,7 +52,7 @@ def test_the_fit_is_the_minimum_that_scipy_finds():
 
 def test_nothing_else_changes(hub_folder, data_file, tmp_path, capsys):
     files = ["--train_file", str(data_file), "--validation_file", str(data_file)]
-    topic_head_tsn.main([str(hub_folder), *files, "--output_dir", str(tmp_path / "new")])
+    topic_head.main([str(hub_folder), *files, "--output_dir", str(tmp_path / "new")])
     assert "log_loss" in capsys.readouterr().out
     old, new = TSNModel.from_pretrained(hub_folder).eval(), TSNModel.from_pretrained(tmp_path / "new").eval()
     assert new.config.topic_sentiment_head and not old.config.topic_sentiment_head
@@ -72,4 +72,4 @@ def test_data_without_such_topics(hub_folder, tmp_path):
     path.write_text('{"text": "Fine.", "topics": []}\n')
     files = ["--train_file", str(path), "--validation_file", str(path), "--output_dir", str(tmp_path / "new")]
     with pytest.raises(SystemExit, match="no topic in the data has a sentiment"):
-        topic_head_tsn.main([str(hub_folder), *files])
+        topic_head.main([str(hub_folder), *files])

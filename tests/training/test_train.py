@@ -12,18 +12,18 @@ import matplotlib.image
 import numpy as np
 import pytest
 import torch
-from conftest import TEXTS, example_rows, make_tokenizer
 from safetensors.torch import load_file
 
 import train
-from calibration_tsn import fit_temperatures
 from configuration_tsn import TASKS, TSNConfig
-from data_tsn import read_rows
-from features_tsn import rows_to_features
 from modeling_tsn import TSNModel
 from pipeline_tsn import TSNPipeline
-
-ROOT = Path(train.__file__).resolve().parent
+from tests.conftest import ROOT, TEXTS, example_rows, make_tokenizer
+from tsn.data.annotated import read_rows
+from tsn.data.features import rows_to_features
+from tsn.evaluation.calibration import fit_temperatures
+from tsn.training import run
+from tsn.training.arguments import parse_arguments
 
 
 def options(backbone, data, out, *more):
@@ -56,9 +56,9 @@ def test_one_step_moves_encoder_and_heads(tmp_path, backbone_folder, data_file):
 def test_heads_have_their_own_learning_rate(tmp_path, backbone_folder, data_file):
     more = ["--head_learning_rate", "0.5", "--eval_strategy", "no", "--load_best_model_at_end", "false"]
     arguments = options(backbone_folder, data_file, tmp_path, *more)
-    model_arguments, *_, training = train.parse_arguments(arguments)
-    model = train.load_model(model_arguments)
-    optimizer = train.TSNTrainer(model, training).create_optimizer()
+    model_arguments, *_, training = parse_arguments(arguments)
+    model = run.load_model(model_arguments)
+    optimizer = run.TSNTrainer(model, training).create_optimizer()
     rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     for name, parameter in model.named_parameters():
@@ -172,24 +172,22 @@ def test_options_from_a_file(tmp_path, capsys):
     path.write_text(
         "backbone: b\ntrain_file: [a.csv, c.csv]\noutput_dir: out\nlearning_rate: 2e-4\nloss_weights: [1, 2, 3]"
     )
-    model, _, data, training = train.parse_arguments(
-        [str(path), "--seed", "7", "--output_dir", str(tmp_path / "other")]
-    )
+    model, _, data, training = parse_arguments([str(path), "--seed", "7", "--output_dir", str(tmp_path / "other")])
     assert (model.backbone, data.train_file, training.learning_rate) == ("b", ["a.csv", "c.csv"], 2e-4)
     assert (model.loss_weights, training.seed, Path(training.output_dir).name) == ([1, 2, 3], 7, "other")
     path.write_text("train_file: a.csv\noutput_dir: out\nentity_types: PRODUCT\nloss_weights: [1, 1, 1]")
-    model, _, data, _ = train.parse_arguments([str(path)])
+    model, _, data, _ = parse_arguments([str(path)])
     assert (data.train_file, model.entity_types) == (["a.csv"], ["PRODUCT"]), "one of a list needs no brackets"
     path.write_text("backbone: b\nlerning_rate: 1")
     with pytest.raises(SystemExit):
-        train.parse_arguments([str(path)])
+        parse_arguments([str(path)])
     assert "lerning_rate" in capsys.readouterr().err
 
 
 def test_shipped_configuration_is_valid(tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")  # TrainingArguments would leave bf16 there, for all others
     arguments = [str(ROOT / "configs" / "tsn-e5.yaml"), "--output_dir", str(tmp_path)]
-    model, _, data, training = train.parse_arguments(arguments)
+    model, _, data, training = parse_arguments(arguments)
     assert training.learning_rate == 2e-4 and model.loss_weights == [1, 1, 1] and data.validation_file
 
 
@@ -201,7 +199,7 @@ def test_scores_are_calibrated_on_the_validation_data(trained, data_file):
     found = TSNConfig.from_pretrained(trained).temperatures
     assert found != dict.fromkeys(TASKS, 1.0) and all(0.2 <= t <= 10 for t in found.values())
     assert found == json.loads((trained / "config.json").read_text())["temperatures"]
-    model, tokenizer = TSNModel.from_pretrained(trained), train.load_tokenizer(trained)
+    model, tokenizer = TSNModel.from_pretrained(trained), run.load_tokenizer(trained)
     features = rows_to_features(read_rows(data_file, model.config), tokenizer, model.config)
     assert fit_temperatures(model, tokenizer, features) == pytest.approx(found, rel=0.02)  # fp16 weights
 
@@ -213,8 +211,8 @@ def test_cut_short_checkpoints_are_passed_over(tmp_path, trained, backbone_folde
     state.write_bytes(state.read_bytes()[:-9])
     (tmp_path / "checkpoint-30").mkdir()
     last = options(backbone_folder, data_file, tmp_path, *steps(4, 2), "--resume_from_checkpoint", "last")
-    *_, training = train.parse_arguments(last)
-    assert Path(train.find_checkpoint(training)).name == "checkpoint-2"
+    *_, training = parse_arguments(last)
+    assert Path(run.find_checkpoint(training)).name == "checkpoint-2"
     train.main([*last, "--validation_file", str(data_file)])
     resumed, whole = (load_file(folder / "checkpoint-4" / "model.safetensors") for folder in (tmp_path, trained))
     assert {n: (resumed[n] - w).abs().max().item() for n, w in whole.items() if not torch.equal(resumed[n], w)} == {}
@@ -305,7 +303,7 @@ def test_half_precision_needs_no_more_than_its_option(tmp_path, backbone_folder,
 def test_default_learning_rates(tmp_path):
     base = ["--train_file", "a", "--output_dir", str(tmp_path)]
     for more, expected in (([], 5e-5), (["--lora"], 1e-3), (["--lora", "--learning_rate", "2e-4"], 2e-4)):
-        assert train.parse_arguments([*base, *more])[-1].learning_rate == expected
+        assert parse_arguments([*base, *more])[-1].learning_rate == expected
 
 
 @pytest.mark.slow

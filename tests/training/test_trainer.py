@@ -1,26 +1,26 @@
-"""`trainer_tsn.py`: each label weighs alike however a step is split, the log, and losses that are not numbers."""
+"""`trainer.py`: each label weighs alike however a step is split, the log, and losses that are not numbers."""
 
 import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import backbone_config, example_rows, make_tokenizer
 from safetensors.torch import load_file
-from test_train import options, steps
 from transformers import set_seed
 
 import train
 from configuration_tsn import TSNConfig
-from hub_tsn import write_hub_folder
 from modeling_tsn import LOSSES, TSNModel
-from trainer_tsn import NonFiniteLoss
+from tests.conftest import ROOT, backbone_config, example_rows, make_tokenizer
+from tests.training.test_train import options, steps
+from tsn.hub.folder import write_hub_folder
+from tsn.training import run
+from tsn.training.arguments import parse_arguments
+from tsn.training.trainer import NonFiniteLoss
 
-ROOT = Path(train.__file__).resolve().parent
 # Adam makes steps of one size of gradients that differ from 0 by rounding alone.
 SGD = ["--optim", "sgd", "--learning_rate", "0.3", "--head_learning_rate", "0.3"]
 UNCOMMON = "Ω"  # a letter of one row alone
@@ -101,14 +101,14 @@ def test_log_holds_each_heads_mean_over_its_labels(tmp_path, whole, base, data_f
     """The first step's, worked out with the model's own losses on the rows of that step."""
     log = json.loads((whole / "trainer_state.json").read_text())["log_history"]
     first = next(entry for entry in log if entry["step"] == 1)
-    model_arguments, _, data, training = train.parse_arguments(
+    model_arguments, _, data, training = parse_arguments(
         [*options(base, data_file, tmp_path, *steps(5)), "--per_device_train_batch_size", "8"]
     )
     training.eval_strategy, training.load_best_model_at_end, training.remove_unused_columns = "no", False, False
-    tokenizer = train.load_tokenizer(base)
-    model = train.load_model(model_arguments)
-    features, _ = train.load_data(data, training, tokenizer, model.config)
-    trainer = train.TSNTrainer(model, training, train_dataset=features, data_collator=train.TSNCollator(tokenizer))
+    tokenizer = run.load_tokenizer(base)
+    model = run.load_model(model_arguments)
+    features, _ = run.load_data(data, training, tokenizer, model.config)
+    trainer = run.TSNTrainer(model, training, train_dataset=features, data_collator=run.TSNCollator(tokenizer))
     set_seed(training.seed)
     batch = next(iter(trainer.get_train_dataloader()))
     batch.pop("row")
@@ -136,11 +136,11 @@ def test_a_loss_that_is_no_number_stops_with_step_and_rows(tmp_path, data_file, 
 
 
 def test_a_gradient_that_is_no_number_stops_before_the_step(tmp_path, base, data_file):
-    model_arguments, _, data, training = train.parse_arguments(options(base, data_file, tmp_path, *steps(2)))
+    model_arguments, _, data, training = parse_arguments(options(base, data_file, tmp_path, *steps(2)))
     training.eval_strategy, training.load_best_model_at_end, training.remove_unused_columns = "no", False, False
-    tokenizer, model = train.load_tokenizer(base), train.load_model(model_arguments)
-    features, _ = train.load_data(data, training, tokenizer, model.config)
-    trainer = train.TSNTrainer(model, training, train_dataset=features, data_collator=train.TSNCollator(tokenizer))
+    tokenizer, model = run.load_tokenizer(base), run.load_model(model_arguments)
+    features, _ = run.load_data(data, training, tokenizer, model.config)
+    trainer = run.TSNTrainer(model, training, train_dataset=features, data_collator=run.TSNCollator(tokenizer))
     model.topic_head.weight.register_hook(lambda gradient: gradient * float("nan"))
     with pytest.raises(
         NonFiniteLoss, match=r"Step 1: the norm of the gradient is nan.*(\n  .*examples\.jsonl, row \d+){1,4}$"
@@ -154,10 +154,10 @@ def test_validation_losses_are_means_over_labels(tmp_path, base, data_file):
     train.main([*options(base, data_file, tmp_path, *more), "--per_device_eval_batch_size", "5"])
     log = json.loads((tmp_path / "trainer_state.json").read_text())["log_history"]
     found = next(entry for entry in log if "eval_topic_loss" in entry)
-    model, tokenizer = TSNModel.from_pretrained(base).eval(), train.load_tokenizer(base)
-    arguments, _, data, training = train.parse_arguments(options(base, data_file, tmp_path, *steps(1)))
-    features, _ = train.load_data(data, training, tokenizer, model.config)
-    batch = train.TSNCollator(tokenizer)(list(features))
+    model, tokenizer = TSNModel.from_pretrained(base).eval(), run.load_tokenizer(base)
+    arguments, _, data, training = parse_arguments(options(base, data_file, tmp_path, *steps(1)))
+    features, _ = run.load_data(data, training, tokenizer, model.config)
+    batch = run.TSNCollator(tokenizer)(list(features))
     batch.pop("row")
     with torch.no_grad():
         output = model(**batch)

@@ -15,7 +15,7 @@ import numpy as np
 from datasets import load_dataset
 
 from configuration_tsn import TSNConfig
-from rows_tsn import csv_cells
+from tsn.data.readers import csv_cells
 
 COLUMNS = ("id", "source", "language", "text", "topics", "entities", "sentiment")
 

@@ -26,7 +26,7 @@ def rows_to_features(rows, tokenizer, config: TSNConfig, batch_rows=1000):
     words of a span that a chunk's border cuts are -100: half a phrase is no example of a phrase.
 
     Args:
-        rows: Iterable of checked rows, see `data_tsn.read_rows`.
+        rows: Iterable of checked rows, see `tsn.data.annotated.read_rows`.
         tokenizer: A fast tokenizer.
         config: Gives labels, chunk size and the most tokens a chunk may have.
         batch_rows: Rows tokenized at a time.

@@ -1,6 +1,6 @@
 """Scores that mean probabilities: temperature scaling, and how far scores are from it.
 
-    python calibration_tsn.py CHECKPOINT VALIDATION [VALIDATION ...]
+    python -m tsn.evaluation.calibration CHECKPOINT VALIDATION [VALIDATION ...]
 
 fits the temperature of each head on annotated data and stores it in the checkpoint's `config.json`. `train.py` does it
 at its end. Guo et al. 2017, On Calibration of Modern Neural Networks: the logits are divided by one number for each
@@ -20,10 +20,10 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import AutoTokenizer
 
-from configuration_tsn import TASKS
-from data_tsn import read_rows
-from features_tsn import IGNORED, TSNCollator, rows_to_features
 from modeling_tsn import TSNModel
+from tsn.data.annotated import read_rows
+from tsn.data.features import IGNORED, TSNCollator, rows_to_features
+from tsn.heads import HEADS
 
 BINS = 15  # as in Guo et al.
 
@@ -62,7 +62,7 @@ def fit_temperatures(model, tokenizer, features, batch_size=64):
     Args:
         model: A [`TSNModel`].
         tokenizer: Its fast tokenizer.
-        features: See `features_tsn.rows_to_features`.
+        features: See `tsn.data.features.rows_to_features`.
 
     Returns:
         dict: a number in [0.2, 10] for each head; 1 for one without labels, or without an answer.
@@ -71,7 +71,7 @@ def fit_temperatures(model, tokenizer, features, batch_size=64):
     schemes = {"topic": config.topic_scheme(), "ner": config.entity_scheme()}
     heads = _labelled_logits(model, tokenizer, features, batch_size)
     temperatures = {}
-    for task in TASKS:
+    for task in HEADS:
         logits, labels, lengths = heads[task]
         judge = _judge_spans(schemes[task], labels, lengths) if task in schemes else _judge_classes(labels)
         temperatures[task] = round(_likeliest(lambda t, judge=judge, x=logits: judge(x / t)), 4)
@@ -82,14 +82,14 @@ def _labelled_logits(model, tokenizer, features, batch_size):
     """For each head the logits and labels of what is labelled, `(labels, classes)` and `(labels,)`; and for the token
     heads how many labels each chunk has, `(chunks,)`."""
     model.eval()
-    found = {task: ([], [], []) for task in TASKS}
+    found = {task: ([], [], []) for task in HEADS}
     features = features.sort("length", reverse=True)
     loader = DataLoader(features, batch_size, collate_fn=TSNCollator(tokenizer))
     for batch in tqdm(loader, desc="calibrating", unit="batch"):
         inputs = {name: batch[name].to(model.device) for name in tokenizer.model_input_names}
         with torch.no_grad():
             outputs = model(**inputs)
-        for task in TASKS:
+        for task in HEADS:
             logits, labels, lengths = found[task]
             known = batch[f"{task}_labels"] != IGNORED  # (batch, tokens), or (batch,)
             logits.append(outputs[f"{task}_logits"].float().cpu()[known].numpy())
@@ -149,7 +149,11 @@ def store_temperatures(folder, temperatures):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m tsn.evaluation.calibration",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("checkpoint", help="folder of a TSN model; its config.json is changed")
     parser.add_argument("data", nargs="+", help="annotated data that the model was not trained on, nor is tested on")
     arguments = parser.parse_args(argv)
@@ -159,9 +163,9 @@ def main(argv=None):
         rows = (row for name in arguments.data for row in read_rows(name, model.config, "validation"))
         features = rows_to_features(rows, tokenizer, model.config)
     except (OSError, ValueError) as error:
-        sys.exit(f"calibration_tsn.py: {error}")
+        sys.exit(f"tsn.evaluation.calibration: {error}")
     if not len(features):
-        sys.exit(f"calibration_tsn.py: no rows with words in {', '.join(arguments.data)}")
+        sys.exit(f"tsn.evaluation.calibration: no rows with words in {', '.join(arguments.data)}")
     temperatures = fit_temperatures(model, tokenizer, features)
     store_temperatures(arguments.checkpoint, temperatures)
     print(json.dumps(temperatures))

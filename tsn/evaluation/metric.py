@@ -1,7 +1,7 @@
 """Metrics of the three heads of TSN, text by text: topics, named entities and sentiment.
 
-`TSNMetric` is an `evaluate.Metric` that `evaluate.load("metric_tsn.py")` loads from this file, without a network.
-`compute_metrics_from_rows` does the same arithmetic on plain lists of dictionaries.
+`TSNMetric` is an `evaluate.Metric` and needs no network; `compute_metrics_from_rows` does the same arithmetic on plain
+lists of dictionaries.
 """
 
 import uuid
@@ -13,8 +13,7 @@ import datasets
 import evaluate
 from nltk.stem.porter import PorterStemmer
 
-MAIN_METRICS = {"topic": "topic_f1", "ner": "ner_f1", "sentiment": "sentiment_macro_f1"}
-"""The figure that stands for each head; `score` is the mean of those that exist."""
+from tsn.heads import MAIN_METRICS
 
 _OFFSETS = {"start": datasets.Value("int64"), "end": datasets.Value("int64")}
 _ENTITY = {**_OFFSETS, "label": datasets.Value("string")}
@@ -44,7 +43,7 @@ Returns:
     `dict`: see `compute_metrics_from_rows`.
 
 Example:
-    >>> metric = evaluate.load("metric_tsn.py")
+    >>> metric = TSNMetric()
     >>> metric.compute(predictions=predictions, references=references)["score"]
 """
 

@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from metric_tsn import MAIN_METRICS
+from tsn.heads import MAIN_METRICS
 
 COLOURS = {"topic": "#1a73e8", "ner": "#e8710a", "sentiment": "#188038"}
 NAMES = {"topic": "topics", "ner": "entities", "sentiment": "sentiment"}
@@ -73,7 +73,7 @@ def plot_reliability(heads, path):
     """Reliability diagrams: how often answers of a score are right, and how many there are.
 
     Args:
-        heads: `{name: {"bins": ..., "ece": ...}}`, bins as `calibration_tsn.reliability` gives them.
+        heads: `{name: {"bins": ..., "ece": ...}}`, bins as `tsn.evaluation.calibration.reliability` gives them.
         path: Of the picture.
     """
     figure = Figure(figsize=(1 + 3.4 * len(heads), 4.4), layout="constrained")

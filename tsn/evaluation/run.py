@@ -1,17 +1,7 @@
-"""Evaluates a TSN checkpoint on annotated data, text by text through the public pipeline.
+"""Evaluates a checkpoint on annotated data, text by text through the public pipeline: what `eval.py` does."""
 
-    python eval.py CHECKPOINT DATA [DATA ...]
-    python eval.py . ../shared/data/test.parquet
-
-Prints a table with a row for each source and language, and writes it as `eval_results.md` beside `eval_results.json`,
-which holds every figure, the weights' SHA-256 and the versions that measured it. `--plots` draws the confusion
-matrices and how far scores can be read as probabilities.
-"""
-
-import argparse
 import json
 import platform
-import sys
 from pathlib import Path
 
 import torch
@@ -20,15 +10,15 @@ from tqdm import tqdm
 from transformers import AutoTokenizer
 from transformers.utils import cached_file
 
-from calibration_tsn import expected_calibration_error, reliability
-from configuration_tsn import TASKS
-from data_tsn import read_rows
-from hub_files_tsn import sha256
-from metric_tsn import compute_metrics_from_rows
 from modeling_tsn import TSNModel
 from pipeline_tsn import TSNPipeline
-from plots_tsn import plot_confusion, plot_reliability
-from table_tsn import results_table
+from tsn.data.annotated import read_rows
+from tsn.evaluation.calibration import expected_calibration_error, reliability
+from tsn.evaluation.metric import compute_metrics_from_rows
+from tsn.evaluation.plots import plot_confusion, plot_reliability
+from tsn.heads import HEADS
+from tsn.paths import sha256
+from tsn.tables import results_table
 
 NO_ENTITY = "none"
 
@@ -37,7 +27,7 @@ def read_labelled_rows(paths, config, split):
     """All rows of the files.
 
     Raises:
-        ValueError: none of them has a label; or as `data_tsn.read_rows`.
+        ValueError: none of them has a label; or as `tsn.data.annotated.read_rows`.
     """
     rows = [row for path in paths for row in read_rows(path, config, split)]
     if not any(row[name] is not None for row in rows for name in ("topics", "entities", "sentiment")):
@@ -46,7 +36,7 @@ def read_labelled_rows(paths, config, split):
 
 
 def run_pipeline(pipe, rows, batch_size=32):
-    """The pipeline's result for each checked row, see `data_tsn.read_rows`."""
+    """The pipeline's result for each checked row, see `tsn.data.annotated.read_rows`."""
     texts = (row["text"] for row in rows)
     return list(tqdm(pipe(texts, batch_size=batch_size), total=len(rows), desc="evaluating", unit="text", smoothing=0))
 
@@ -60,8 +50,8 @@ def evaluate_rows(results, rows):
 
     Returns:
         dict: `"all"`, each source, and `"source/language"` where a source has several languages, to their metrics
-        (`metric_tsn.compute_metrics_from_rows`), the expected calibration error of each head, `<head>_ece`, and number
-        of `rows`.
+        (`metric.compute_metrics_from_rows`), the expected calibration error of each head, `<head>_ece`, and number of
+        `rows`.
     """
     predictions = [as_prediction(result) for result in results]
     references = [as_reference(row) for row in rows]
@@ -79,7 +69,7 @@ def evaluate_rows(results, rows):
     for name in ("all", *sorted(name for name in members if name != "all")):
         predicted, annotated = ([side[i] for i in members[name]] for side in (predictions, references))
         judged = judge([results[i] for i in members[name]], annotated)
-        errors = {f"{task}_ece": expected_calibration_error(*judged[task]) for task in TASKS if judged[task][0]}
+        errors = {f"{task}_ece": expected_calibration_error(*judged[task]) for task in HEADS if judged[task][0]}
         groups[name] = {
             "rows": len(members[name]),
             **compute_metrics_from_rows(predicted, annotated),
@@ -90,7 +80,7 @@ def evaluate_rows(results, rows):
 
 def judge(results, references):
     """For each head the scores of the pipeline's answers, and whether each is right, where the reference tells."""
-    judged = {task: ([], []) for task in TASKS}
+    judged = {task: ([], []) for task in HEADS}
     for result, reference in zip(results, references):
         answers = []
         if reference["topics"] is not None:
@@ -169,29 +159,19 @@ def weights_sha256(checkpoint, onnx_file=None):
     return sha256(cached_file(checkpoint, name[0], subfolder=name[1]))
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", help="folder or Hub id of a TSN model")
-    parser.add_argument("data", nargs="+", help="annotated .parquet, .jsonl or .csv files, or Hub data set ids")
-    parser.add_argument("--output_dir", default=".", help="where eval_results.json and .md go (default: here)")
-    parser.add_argument("--batch_size", type=int, default=32, help="chunks of a forward pass (default: 32)")
-    parser.add_argument("--onnx_file", help="a file of the checkpoint's onnx folder to evaluate instead")
-    parser.add_argument(
-        "--plots",
-        nargs="?",
-        const="",
-        metavar="FOLDER",
-        help="also draw confusion matrices and calibration, as PNG in a folder (default: --output_dir)",
-    )
-    parser.add_argument("--device", default=None, help="such as cpu or cuda:0 (default: what there is)")
-    arguments = parser.parse_args(argv)
-    try:
-        onnx = {"onnx_file": arguments.onnx_file} if arguments.onnx_file else {}
-        model = TSNModel.from_pretrained(arguments.checkpoint, **onnx)
-        tokenizer = AutoTokenizer.from_pretrained(arguments.checkpoint, trust_remote_code=False)
-        rows = read_labelled_rows(arguments.data, model.config, "test")
-    except (OSError, ValueError) as error:
-        sys.exit(f"eval.py: {error}")
+def evaluate(arguments):
+    """The command: measures, and writes the record, its table and, with `--plots`, the pictures.
+
+    Returns:
+        str: the table.
+
+    Raises:
+        OSError, ValueError: the checkpoint or the data cannot be read.
+    """
+    onnx = {"onnx_file": arguments.onnx_file} if arguments.onnx_file else {}
+    model = TSNModel.from_pretrained(arguments.checkpoint, **onnx)
+    tokenizer = AutoTokenizer.from_pretrained(arguments.checkpoint, trust_remote_code=False)
+    rows = read_labelled_rows(arguments.data, model.config, "test")
     pipe = TSNPipeline(model=model.eval(), tokenizer=tokenizer, device=arguments.device)
     answers, references = run_pipeline(pipe, rows, arguments.batch_size), [as_reference(row) for row in rows]
     results = evaluate_rows(answers, rows)
@@ -220,12 +200,8 @@ def main(argv=None):
     (folder / "eval_results.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     table = results_table(results)
     (folder / "eval_results.md").write_text(table, encoding="utf-8")
-    print(table, end="")
     if arguments.plots is not None:
         pictures = Path(arguments.plots or folder)
         pictures.mkdir(parents=True, exist_ok=True)
         draw(record, pictures)
-
-
-if __name__ == "__main__":
-    main()
+    return table

@@ -1,7 +1,7 @@
 """The model card: fills README.md's front matter and tables from recorded results, so that no figure is typed by hand.
 
-    python card_tsn.py            # this folder's
-    python card_tsn.py out/new    # of a checkpoint with its eval_results.json; the card is begun if it is not there
+    python -m tsn.hub.card            # this folder's
+    python -m tsn.hub.card out/new    # of a checkpoint with its results/; the card is begun if it is not there
 
 A table stands between `<!-- name -->` and `<!-- /name -->`; in the front matter, `model-index` and `metrics` are made
 here. Everything else is left as its author wrote it.
@@ -17,14 +17,15 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard
 
-from bench.report import multitask_table, plot_quality, ratio, summary
-from hub_files_tsn import EVAL_RESULTS, HERE, INT8_RESULTS, TASK, read_record
-from table_tsn import MAIN_METRICS, markdown_table, results_table
+from tsn.heads import MAIN_METRICS
+from tsn.hub.figures import multitask_table, plot_quality, ratio, summary
+from tsn.hub.files import TASK, read_record
+from tsn.paths import EVAL_RESULTS, INT8_RESULTS, RESULTS, ROOT
+from tsn.tables import markdown_table, results_table
 
 INT8_MARKER = "<!-- int8 -->"
-RESULTS = Path("bench", "results")
-PUBLISHED = Path("bench", "published.json")
-HEADS = {
+PUBLISHED = RESULTS / "published.json"
+TITLES = {  # of each head: its name in the metadata and its task on the Hub
     "topic": ("Topics", "token-classification"),
     "ner": ("NER", "token-classification"),
     "sentiment": ("Sentiment", "text-classification"),
@@ -128,9 +129,9 @@ def int8_section(folder):
     fp32, int8 = read(folder, EVAL_RESULTS), read(folder, INT8_RESULTS)
     report = read(folder, RESULTS / "int8" / "quantization_report.json")
     if int8["weights_sha256"] != report["files"]["model_quantized.onnx"]["sha256"]:
-        raise ValueError("bench/results/int8: eval_results.json was measured on another file than the report's")
+        raise ValueError("results/int8: eval_results.json was measured on another file than the report's")
     if fp32["weights_sha256"] != report["weights_sha256"]:
-        raise ValueError("eval_results.json was measured on other weights than bench/results/int8's")
+        raise ValueError(f"{EVAL_RESULTS} was measured on other weights than results/int8's")
     lines = [["Test split", "ONNX MB", *MAIN_METRICS.values()]]
     for name, file, results in (("fp32", "model.onnx", fp32), ("int8", "model_quantized.onnx", int8)):
         metrics = [f"{results['results']['all'][metric]:.4f}" for metric in MAIN_METRICS.values()]
@@ -197,9 +198,9 @@ def evaluation_results(record):
         dataset_type, dataset_name = DATASETS.get(source, (re.sub(r"[^\w./-]+", "-", source), source))
         for name, value in metrics.items():
             head, _, rest = name.partition("_")
-            if head not in HEADS or rest == "rows" or rest.endswith("support"):
+            if head not in TITLES or rest == "rows" or rest.endswith("support"):
                 continue
-            title, task = HEADS[head]
+            title, task = TITLES[head]
             found.append(
                 EvalResult(
                     task_type=task,
@@ -240,7 +241,7 @@ def card_text(folder):
     """
     path = folder / "README.md"
     if not path.exists():
-        raise OSError(f"{folder} has no README.md: python card_tsn.py {folder} begins one")
+        raise OSError(f"{folder} has no README.md: python -m tsn.hub.card {folder} begins one")
     text = path.read_text(encoding="utf-8")
     names = ["results", *(name for name in SECTIONS if f"<!-- {name} -->" in text and name != "results")]
     try:
@@ -260,8 +261,10 @@ def card_text(folder):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", nargs="?", default=HERE, help="folder of the model (default: this one)")
+    parser = argparse.ArgumentParser(
+        prog="python -m tsn.hub.card", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("checkpoint", nargs="?", default=ROOT, help="folder of the model (default: this one)")
     folder = Path(parser.parse_args(argv).checkpoint).resolve()
     try:
         if not (folder / "README.md").exists() and (folder / "config.json").exists():
@@ -271,7 +274,7 @@ def main(argv=None):
             records = (read(folder, RESULTS / "bench.json"), read(folder, EVAL_RESULTS))
             plot_quality(*records, read(folder, INT8_RESULTS), folder / RESULTS / "quality.png")
     except (OSError, ValueError) as error:
-        sys.exit(f"card_tsn.py: {error}")
+        sys.exit(f"tsn.hub.card: {error}")
 
 
 if __name__ == "__main__":

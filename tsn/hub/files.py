@@ -1,13 +1,13 @@
 """Which files a Hub repository of TSN holds: those named here and no others."""
 
-import hashlib
 import json
 import re
 import tempfile
 from itertools import chain
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+from tsn.paths import EVAL_RESULTS, RESULTS, ROOT
+
 TASK = "topic-sentiment-ner"
 RUNTIME_FILES = (
     *("configuration_tsn.py", "modeling_tsn.py", "onnx_tsn.py"),
@@ -15,19 +15,19 @@ RUNTIME_FILES = (
 )
 SERVING_FILES = {  # name on the Hub: name here
     "handler.py": "handler.py",
-    "requirements.txt": "requirements-endpoint.txt",  # what an Inference Endpoint installs beside what it has
+    "requirements.txt": "requirements/endpoint.txt",  # what an Inference Endpoint installs beside what it has
     "app.py": "app.py",
     "highlight_tsn.py": "highlight_tsn.py",
-    "requirements-space.txt": "requirements-space.txt",
+    "requirements-space.txt": "requirements/space.txt",
 }
-EVAL_RESULTS, QUANTIZATION_REPORT = "eval_results.json", "onnx/quantization_report.json"
-INT8_FILE, INT8_RESULTS = "onnx/model_quantized.onnx", "bench/results/int8/eval_results.json"
-_NEEDED = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", EVAL_RESULTS)
+QUANTIZATION_REPORT, INT8_FILE = "onnx/quantization_report.json", "onnx/model_quantized.onnx"
+_NEEDED = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", str(EVAL_RESULTS))
 _OPTIONAL = ("special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt")
 _ONNX = re.compile(r"(model|model_quantized)\.onnx|ort_config\.json|quantization_report\.(json|md|png)")
-_ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "config.json")  # as lora_tsn.py reads them
+_ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "config.json")  # as tsn/training/lora.py reads them
 _CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
 _LINK = re.compile(r"""\]\(\s*<?([^)>\s]+)>?(?:\s+["'(][^)]*)?\)|\bsrc\s*=\s*["']([^"']+)["']""")
+_CODE_OR_LINK = re.compile(f"{_CODE.pattern}|{_LINK.pattern}", re.DOTALL)
 _LINKED_TYPES = {".png", ".json", ".md"}
 # Each begins with a literal, which is what makes the search through hundreds of megabytes fast.
 _SECRETS = {
@@ -41,12 +41,6 @@ _SECRETS = {
         *(rb":\\{1,2}Documents and Settings",),
     ),
 }
-
-
-def sha256(path):
-    """SHA-256 of a file, in hexadecimal."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_record(path):
@@ -88,13 +82,37 @@ def release_files(folder, card):
         if not config.parent.name.startswith("checkpoint-"):  # the trainer's own
             found += [f"{config.parent.name}/{name}" for name in _ADAPTER]
     found += linked_files(card)
-    places = {name: (HERE, source) for name, source in ours.items()} | {name: (folder, name) for name in found}
-    for name, (base, source) in places.items():
+    places = {name: (ROOT, source) for name, source in ours.items()} | {
+        hub_name(name): (folder, name) for name in found
+    }
+    for base, source in places.values():
         if not (base / source).is_file():
-            raise ValueError(f"{name} belongs to a release and is not in {base}")
+            raise ValueError(f"{source} belongs to a release and is not in {base}")
         if not (base / source).resolve().is_relative_to(base):
-            raise ValueError(f"{name} is a link that leaves {base}")
+            raise ValueError(f"{source} is a link that leaves {base}")
     return {name: base / source for name, (base, source) in sorted(places.items())}
+
+
+def hub_name(path):
+    """What a file of a checkpoint's folder is called on the Hub, where recorded results keep the names that they had
+    before they lay in one folder."""
+    path = Path(path)
+    if path.parent == RESULTS and path.stem == EVAL_RESULTS.stem:
+        return path.name
+    return f"bench/{path.as_posix()}" if path.is_relative_to(RESULTS) else path.as_posix()
+
+
+def hub_card(card):
+    """The card as it stands on the Hub: its links name files as `hub_name` does."""
+
+    def renamed(match):
+        target = match[1] or match[2] or ""  # none in code
+        path, mark, place = target.partition("#")
+        if not Path(path).is_relative_to(RESULTS):
+            return match[0]
+        return match[0].replace(target, f"{hub_name(path)}{mark}{place}", 1)
+
+    return _CODE_OR_LINK.sub(renamed, card)
 
 
 def linked_files(card):
@@ -123,7 +141,7 @@ def check_content(name, content):
             if not re.match(rb"[\w./~-]", before) or what == "a private key" or match[0][:1] == b":":
                 shown = match[0].decode("ascii", "replace")
                 raise ValueError(f"{name} holds {what} ({shown[:8]}...): it would be published")
-    here = {str(place) for place in (Path.home(), Path.cwd(), HERE, tempfile.gettempdir())} - {"/"}
+    here = {str(place) for place in (Path.home(), Path.cwd(), ROOT, tempfile.gettempdir())} - {"/"}
     for place in here:
         if f"{place}/".encode() in content:
             raise ValueError(f"{name} holds a path of this machine ({place}): it would be published")

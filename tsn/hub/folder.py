@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from chunking_tsn import token_limit
-from hub_files_tsn import RUNTIME_FILES, TASK
+from tsn.hub.files import RUNTIME_FILES, TASK
+from tsn.paths import ROOT
 
 _AUTO_MAP = {"AutoConfig": "configuration_tsn.TSNConfig", "AutoModel": "modeling_tsn.TSNModel"}
 _CUSTOM_PIPELINES = {TASK: {"impl": "pipeline_tsn.TSNPipeline", "pt": ["AutoModel"], "type": "text"}}
@@ -48,10 +49,9 @@ def write_hub_folder(model, tokenizer, folder, dtype=torch.float16):
             values = without_local_keys(json.loads((new / name).read_text(encoding="utf-8")))
             text = json.dumps(values, indent=2, ensure_ascii=False, sort_keys=True)
             (new / name).write_text(f"{text}\n", encoding="utf-8")
-        here = Path(__file__).resolve().parent
-        if folder.resolve() != here:
+        if folder.resolve() != ROOT:
             for name in RUNTIME_FILES:
-                shutil.copyfile(here / name, new / name)
+                shutil.copyfile(ROOT / name, new / name)
         (folder / _WEIGHTS).unlink(missing_ok=True)
         for path in sorted(new.iterdir(), key=lambda path: path.name == _WEIGHTS):
             os.replace(path, folder / path.name)

@@ -1,16 +1,5 @@
-"""Releases a checkpoint to the Hugging Face Hub: one commit, verified, then tagged.
+"""Releases a checkpoint to the Hub: one commit, verified, then tagged: what `release.py` does."""
 
-    python release.py --repo_id ORG/NAME --version 1.2.0 --dry_run   # the files, their sizes and the card
-    python release.py --repo_id ORG/NAME --version 1.2.0
-
-Before it uploads, it checks that the work tree is clean, that the tests passed at this commit (`make test`), that the
-recorded evaluation (`make eval`, `make int8`) is that of these weights, and that the checkpoint loads and answers in a
-fresh process. It then uploads everything in one commit, downloads that commit into an empty cache, compares files and
-answers, of torch and of ONNX, with those here, and only then sets the tag `v1.2.0`. A tag is never moved. A release
-that was interrupted is run again. `pipeline(..., revision="v1.2.0")` loads it.
-"""
-
-import argparse
 import re
 import shutil
 import subprocess
@@ -21,31 +10,30 @@ from pathlib import Path
 import semver
 from huggingface_hub import constants, get_token
 
-from card_tsn import INT8_MARKER, card_text
-from hub_files_tsn import (
-    EVAL_RESULTS,
-    HERE,
+from tsn.hub.card import INT8_MARKER, card_text
+from tsn.hub.files import (
     INT8_FILE,
-    INT8_RESULTS,
     QUANTIZATION_REPORT,
     check_content,
+    hub_card,
+    hub_name,
     read_record,
     release_files,
-    sha256,
 )
-from upload_tsn import HubError, Repository
-from verify_tsn import ask, download, same
+from tsn.hub.repository import HubError, Repository
+from tsn.hub.verify import ask, download, same
+from tsn.paths import EVAL_RESULTS, INT8_RESULTS, ROOT, sha256
 
-TEST_RESULTS = HERE / "out" / "test_results.json"  # written by `make test`, see tests/record_tests.py
+TEST_RESULTS = ROOT / "out" / "test_results.json"  # written by `make test`, see tests/record_tests.py
 
 
 def git(*arguments):
-    """What git prints, asked in the folder of this file.
+    """What git prints, asked in this repository.
 
     Raises:
         ValueError: git fails, as it does outside a repository.
     """
-    done = subprocess.run(["git", "-C", str(HERE), *arguments], capture_output=True, encoding="utf-8")
+    done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, encoding="utf-8")
     if done.returncode:
         raise ValueError(f"git {' '.join(arguments)}: {done.stderr.strip()}; release from a clone of the repository")
     return done.stdout.strip()
@@ -86,7 +74,7 @@ def _untested():
 
 def _unmeasured(files, card):
     weights, problems = sha256(files["model.safetensors"]), []
-    if read_record(files[EVAL_RESULTS])["weights_sha256"] != weights:
+    if read_record(files[hub_name(EVAL_RESULTS)])["weights_sha256"] != weights:
         problems.append(f"{EVAL_RESULTS} was measured on other weights than model.safetensors: make eval")
     onnx = {name: sha256(path) for name, path in files.items() if name.endswith(".onnx")}
     if onnx and QUANTIZATION_REPORT not in files:
@@ -103,7 +91,7 @@ def _unmeasured(files, card):
     if INT8_MARKER in card:
         if INT8_FILE not in files:
             problems.append(f"README.md tells of int8 and there is no {INT8_FILE}: make int8")
-        elif read_record(files[INT8_RESULTS])["weights_sha256"] != onnx[INT8_FILE]:
+        elif read_record(files[hub_name(INT8_RESULTS)])["weights_sha256"] != onnx[INT8_FILE]:
             problems.append(f"{INT8_RESULTS} was measured on another file than {INT8_FILE}: make int8")
     return problems
 
@@ -119,7 +107,7 @@ def stage(files, card, folder):
         staged[name] = folder / name
         staged[name].parent.mkdir(parents=True, exist_ok=True)
         if path is None:
-            staged[name].write_bytes(card.encode())
+            staged[name].write_bytes(hub_card(card).encode())
         else:
             shutil.copyfile(path, staged[name])
         check_content(name, staged[name].read_bytes())
@@ -159,7 +147,7 @@ def verify(repo_id, commit, staged, expected, token):
 
 
 def release(arguments):
-    """The command; see the top of this file.
+    """The command; see the root's `release.py`.
 
     Raises:
         ValueError: something here is not fit for a release.
@@ -213,23 +201,3 @@ def publish(staged, arguments, cache):
     say(f"Verifying commit {commit} ...")
     verify(arguments.repo_id, commit, staged, expected, token)
     repository.tag(version, commit)
-
-
-def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", nargs="?", default=HERE, help="folder to release (default: that of this file)")
-    parser.add_argument("--repo_id", required=True, help="ORG/NAME on the Hub; made if it is not there")
-    parser.add_argument("--version", required=True, help="semantic version, greater than that of every tag there")
-    parser.add_argument("--revision", default="main", help="branch to commit to; made if it is not there")
-    parser.add_argument("--private", action="store_true", help="make the repository a private one")
-    parser.add_argument("--token", help="access token (default: HF_TOKEN, or what `hf auth login` stored)")
-    parser.add_argument("--dry_run", action="store_true", help="print files, sizes and the card; ask no server")
-    arguments = parser.parse_args(argv)
-    try:
-        release(arguments)
-    except (HubError, OSError, ValueError) as error:
-        sys.exit(f"release.py: {error}")
-
-
-if __name__ == "__main__":
-    main()

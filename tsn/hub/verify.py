@@ -1,6 +1,6 @@
 """What a model answers in a process that knows nothing of this repository.
 
-`ask` starts `python -P verify_tsn.py`, in an empty folder and with an empty cache, so that only what is in the model's
+`ask` starts this file by `python -P`, in an empty folder and with an empty cache, so that only what is in the model's
 folder, or on the Hub, can be loaded.
 """
 

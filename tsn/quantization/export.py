@@ -20,8 +20,8 @@ from optimum.onnxruntime.configuration import AutoCalibrationConfig, AutoQuantiz
 from optimum.utils import NormalizedTextConfig
 from transformers import PretrainedConfig
 
-from machine_tsn import read_processor
-from onnx_tsn import OUTPUTS
+from tsn.heads import OUTPUTS
+from tsn.machine import read_processor
 
 PRESETS = ("avx2", "avx512_vnni", "arm64")
 TOLERANCE = 1e-4

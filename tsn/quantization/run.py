@@ -1,22 +1,8 @@
-"""Exports a TSN checkpoint to ONNX, quantizes it to int8 and checks that it is as accurate as before.
+"""Exports a checkpoint to ONNX, quantizes it to int8 and checks what that costs: what `quantize.py` does."""
 
-    python quantize.py CHECKPOINT --output_dir out
-    python quantize.py . --output_dir out --eval_file ../shared/data/validation.parquet --mixed_precision auto
-
-`out` becomes a complete Hub folder whose `onnx` folder holds `model.onnx` (fp32), `model_quantized.onnx` (int8),
-`ort_config.json` and `quantization_report.json`. Load it with
-
-    pipeline("topic-sentiment-ner", model="out", trust_remote_code=True,
-             model_kwargs={"onnx_file": "model_quantized.onnx"})
-
-With --eval_file, no head's main metric may fall by more than --max_drop; otherwise nothing is written.
-"""
-
-import argparse
 import json
 import os
 import statistics
-import sys
 import tempfile
 import time
 from functools import partial
@@ -33,10 +19,15 @@ from transformers import AutoConfig, AutoTokenizer
 
 from chunking_tsn import encode_chunks, model_inputs, token_limit
 from configuration_tsn import TSNConfig
-from data_tsn import read_rows
-from eval import evaluate_rows, read_labelled_rows, run_pipeline, weights_sha256
-from export_tsn import (
-    PRESETS,
+from modeling_tsn import TSNModel
+from onnx_tsn import TSNOnnxModel, open_session
+from pipeline_tsn import TSNPipeline
+from tsn.data.annotated import read_rows
+from tsn.evaluation.run import evaluate_rows, read_labelled_rows, run_pipeline, weights_sha256
+from tsn.heads import MAIN_METRICS, OUTPUTS
+from tsn.hub.folder import write_hub_folder
+from tsn.paths import sha256
+from tsn.quantization.export import (
     activation_ranges,
     auto_preset,
     export_onnx,
@@ -44,13 +35,7 @@ from export_tsn import (
     quantize_onnx,
     weight_nodes,
 )
-from hub_files_tsn import sha256
-from hub_tsn import write_hub_folder
-from metric_tsn import MAIN_METRICS
-from modeling_tsn import TSNModel
-from onnx_tsn import OUTPUTS, TSNOnnxModel, open_session
-from pipeline_tsn import TSNPipeline
-from table_tsn import markdown_table
+from tsn.tables import markdown_table
 
 SAMPLE_CHUNKS = 64  # that a layer's error is measured on
 CALIBRATION_CHUNKS = 256
@@ -197,6 +182,7 @@ def plot_trade_off(trials, fp32_bytes, max_drop, path):
 
 def quantize(arguments):
     """The command: everything is made in a folder beside the output and moved there at the end."""
+    AutoConfig.register(TSNConfig.model_type, TSNConfig, exist_ok=True)  # otherwise Optimum asks whether to trust it
     model = TSNModel.from_pretrained(arguments.checkpoint).eval()
     tokenizer = AutoTokenizer.from_pretrained(arguments.checkpoint, trust_remote_code=False)
     config = model.config
@@ -266,48 +252,3 @@ def _move(stage, output):
         target = output / file.relative_to(stage)
         target.parent.mkdir(exist_ok=True)
         os.replace(file, target)
-
-
-def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", help="folder or Hub id of a TSN model")
-    parser.add_argument("--output_dir", required=True, help="folder to write; may be the checkpoint's own")
-    parser.add_argument(
-        "--preset", default="auto", choices=["auto", *PRESETS], help="processor to quantize for (default: this one)"
-    )
-    parser.add_argument("--eval_file", nargs="+", help="annotated data that fp32 and int8 are measured on")
-    parser.add_argument(
-        "--max_drop",
-        type=float,
-        default=0.005,
-        help="what a head's main metric may lose at most, absolute (default: 0.005)",
-    )
-    parser.add_argument(
-        "--mixed_precision",
-        default="none",
-        choices=["none", "auto"],
-        help="auto: if the gate does not hold, leave in fp32 as few layers as it takes, the largest errors first",
-    )
-    parser.add_argument(
-        "--calibration_file", help="texts to measure activation ranges on, for static scales (default: dynamic ones)"
-    )
-    arguments = parser.parse_args(argv)
-    if arguments.mixed_precision == "auto" and not arguments.eval_file:
-        parser.error("--mixed_precision auto needs an --eval_file")
-    if not 0 <= arguments.max_drop <= 1:
-        parser.error(f"--max_drop must be from 0 to 1, not {arguments.max_drop}")
-    AutoConfig.register(TSNConfig.model_type, TSNConfig, exist_ok=True)  # otherwise Optimum asks whether to trust it
-    try:
-        print(quantize(arguments), end="")
-    except GateFailed as error:
-        message, table = error.args
-        print(table, file=sys.stderr)
-        sys.exit(f"quantize.py: {message}; nothing was written. Try --mixed_precision auto or another --preset.")
-    except (OSError, ValueError) as error:
-        sys.exit(f"quantize.py: {error}")
-    if not arguments.eval_file:
-        print("Its accuracy was not measured: pass --eval_file.", file=sys.stderr)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""The tasks of `workers_tsn.py` on a Ray cluster: Ray Data's `map_batches` with a pool of actors.
+"""The tasks of `tsn/scoring/workers.py` on a Ray cluster: Ray Data's `map_batches` with a pool of actors.
 
 The machines share no disk with this one: the code goes to them as Ray's working directory, a model's folder through
 Ray's object store, and results come back. A task whose actor is killed, or whose machine is lost, is given to another.
@@ -13,8 +13,8 @@ from collections import Counter
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
-from hub_files_tsn import HERE
-from workers_tsn import WorkerFailed, told
+from tsn.paths import ROOT
+from tsn.scoring.workers import WorkerFailed, told
 
 WINDOW_BYTES, MOST_BYTES = 2**25, 2**30  # of tasks, for each actor and for all
 ATTEMPTS = 3  # Ray Data would send a task that kills its actor round for ever
@@ -26,7 +26,7 @@ def run_tasks(tasks, load, function, options, actors=None):
 
     Args:
         tasks: Iterable.
-        load, function: As of `workers_tsn.run_tasks`.
+        load, function: As of `tsn.scoring.workers.run_tasks`.
         options: Of `load`; the first is the model, whose folder is sent if it is one, and the last the device.
         actors: How many, each with a core, and a GPU if the device is one; by default as many as there is room for.
 
@@ -59,10 +59,10 @@ def _cluster():
         import ray
         import ray.data
     except ImportError as error:
-        raise ImportError(f"--engine ray needs Ray: pip install -r requirements-cluster.txt ({error})") from error
+        raise ImportError(f"--engine ray needs Ray: pip install -r requirements/cluster.txt ({error})") from error
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what ends a run is raised as well
-    others = [f"/{path.name}" for path in HERE.iterdir() if path.suffix != ".py"]
-    code = {"working_dir": str(HERE), "excludes": others}
+    others = [f"/{path.name}" for path in ROOT.iterdir() if path.suffix != ".py" and path.name != "tsn"]
+    code = {"working_dir": str(ROOT), "excludes": [*others, "__pycache__"]}
     with redirect_stdout(sys.stderr):  # where Ray tells of workers that died
         try:
             ray.init(include_dashboard=False, log_to_driver=False, logging_level="error", runtime_env=code)

@@ -3,7 +3,7 @@
 from html import escape
 
 from highlight_tsn import STYLE, highlighted
-from summary_tsn import SHOWN
+from tsn.scoring.summary import SHOWN
 
 PAGE = """<!doctype html>
 <html lang="en">

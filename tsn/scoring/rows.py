@@ -1,7 +1,7 @@
 """Rows to score: from CSV, JSON Lines, Parquet, plain text or a Hub data set, none left out.
 
-Unlike `data_tsn.py`, which reads annotated data and stops at a bad row, this keeps every row: one that cannot be
-scored says why.
+Unlike `tsn.data.annotated`, which reads annotated data and stops at a bad row, this keeps every row: one that cannot
+be scored says why.
 """
 
 import csv
@@ -9,6 +9,8 @@ import json
 import re
 from pathlib import Path
 from typing import NamedTuple
+
+from tsn.data.readers import csv_cells
 
 MAX_CELL = 2**26  # characters of a CSV cell
 MAX_DEPTH = 100  # of nested JSON; more cannot be sent to another process
@@ -122,31 +124,6 @@ def _csv(path, text_column):
                 yield Row({}, None, str(cells))
             elif cells or len(header) == 1:  # else it is a blank line
                 yield _csv_row(header, cells or [""], text_column)
-
-
-def csv_cells(path, reader):
-    """Yields the cells of each row, none for a blank line, or a ValueError for a row that is not CSV.
-
-    Args:
-        path: Of the file, to name it.
-        reader: A strict `csv.reader`.
-
-    Raises:
-        ValueError: a quote is never closed, so that what follows cannot be told apart into rows.
-    """
-    while True:
-        start = reader.line_num + 1
-        try:
-            yield next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            if reader.line_num > start or "unexpected end" in str(error):
-                raise ValueError(
-                    f"{path}: a quote that opens in the row of line {start} is never closed, or not before a comma "
-                    f"({error}); what follows cannot be told apart into rows"
-                ) from error
-            yield ValueError(f"line {start} is not CSV ({error})")
 
 
 def _csv_row(header, cells, text_column):

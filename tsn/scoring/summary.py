@@ -3,7 +3,7 @@
 from collections import Counter
 from math import sqrt
 
-from table_tsn import markdown_table
+from tsn.tables import markdown_table
 
 KEPT = 20_000  # distinct phrases; the rarest are forgotten beyond twice as many
 SHOWN = 15

@@ -13,10 +13,11 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import BitsAndBytesConfig
 
-from configuration_tsn import TASKS, TSNConfig
-from hub_tsn import without_local_keys
+from configuration_tsn import TSNConfig
+from tsn.heads import HEADS
+from tsn.hub.folder import without_local_keys
 
-HEADS = [f"{task}_head" for task in TASKS]
+HEADS = [f"{task}_head" for task in HEADS]
 # What encoders of transformers call their attention's projections of query, key and value.
 _PROJECTIONS = (
     {"query", "key", "value"},

@@ -1,43 +1,25 @@
-"""Trains a TSN model and writes it as a complete Hub folder.
-
-    python train.py --backbone distilbert/distilbert-base-multilingual-cased \\
-        --train_file train.parquet more.jsonl --validation_file validation.parquet --output_dir out
-
-All options may stand in one YAML or JSON file, named first; options behind it take precedence:
-
-    python train.py configs/tsn-e5.yaml --output_dir out
-
-It runs under `accelerate launch` with several processes, too. `out` then holds the best model in the form that
-`pipeline("topic-sentiment-ner", model="out", trust_remote_code=True)` loads, its learning curves, and checkpoints to
-resume from. With `--validation_file`, the scores of the model are calibrated on it.
-
-A small adapter instead of a whole model, on a base in 8 bits, and what it makes of the base:
-
-    python train.py --backbone out --lora --load_in_8bit --train_file calls.jsonl --output_dir calls
-    python train.py --merge_adapter calls/adapter --backbone out --output_dir merged
-
-`calls/adapter` is the adapter, in PEFT's format; `calls` and `merged` hold the same plain model.
-"""
+"""Trains a model and writes it as a complete Hub folder: what `train.py` does."""
 
 import json
 import logging
-import sys
 from dataclasses import fields
 from pathlib import Path
-
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of what is not used as soon as it is imported
 
 import numpy as np
 import torch
 from tqdm import tqdm
 from transformers import AutoTokenizer, EarlyStoppingCallback, PretrainedConfig, set_seed
 
-from calibration_tsn import fit_temperatures, store_temperatures
-from configuration_tsn import TASKS, TSNConfig
-from data_tsn import read_rows
-from features_tsn import TSNCollator, row_weights, rows_to_features, sample_indices, stream_features
-from hub_tsn import write_hub_folder
-from lora_tsn import (
+from configuration_tsn import TSNConfig
+from modeling_tsn import TSNModel
+from tagging_tsn import bioes_labels
+from tsn.data.annotated import read_rows
+from tsn.data.features import TSNCollator, row_weights, rows_to_features, sample_indices, stream_features
+from tsn.evaluation.calibration import fit_temperatures, store_temperatures
+from tsn.evaluation.plots import plot_learning_curves
+from tsn.heads import HEADS
+from tsn.hub.folder import write_hub_folder
+from tsn.training.lora import (
     adapter_config,
     add_adapter,
     base_sha256,
@@ -47,11 +29,7 @@ from lora_tsn import (
     merge_adapter,
     save_adapter,
 )
-from modeling_tsn import TSNModel
-from options_tsn import parse_arguments
-from plots_tsn import plot_learning_curves
-from tagging_tsn import bioes_labels
-from trainer_tsn import NonFiniteLoss, TSNTrainer, chunk_metrics
+from tsn.training.trainer import TSNTrainer, chunk_metrics
 
 logger = logging.getLogger("train")
 ADAPTER = "adapter"  # a folder of the output
@@ -76,9 +54,9 @@ def load_model(arguments, config=None, **options):
     else:
         given = {name: getattr(config, name) for name in CONFIGURED}
     if arguments.loss_weights is not None:
-        if len(arguments.loss_weights) != len(TASKS):
-            raise ValueError(f"--loss_weights needs {len(TASKS)} numbers: {', '.join(TASKS)}")
-        given["loss_weights"] = dict(zip(TASKS, arguments.loss_weights))
+        if len(arguments.loss_weights) != len(HEADS):
+            raise ValueError(f"--loss_weights needs {len(HEADS)} numbers: {', '.join(HEADS)}")
+        given["loss_weights"] = dict(zip(HEADS, arguments.loss_weights))
     model_type = PretrainedConfig.get_config_dict(arguments.backbone)[0].get("model_type")
     if model_type != TSNConfig.model_type:
         return TSNModel.from_backbone(arguments.backbone, options, **given)
@@ -121,7 +99,7 @@ def load_adapted(arguments, lora, training):
 
 
 def load_data(data, training, tokenizer, config, invalid=None):
-    """The features to train on, and those to validate on or None. `invalid` is called as by `data_tsn.read_rows`."""
+    """The features to train on, and those to validate on or None. `invalid` is called as by `read_rows`."""
 
     def rows(paths, split):
         for path in paths:
@@ -205,8 +183,16 @@ class InvalidRows:
             logger.warning("%d invalid rows were left out; see %s", len(self.seen), self.path)
 
 
-def main(argv=None):
-    model_arguments, lora, data, training = parse_arguments(sys.argv[1:] if argv is None else argv, __doc__)
+def train(model_arguments, lora, data, training):
+    """The command: trains, or merges an adapter, and writes the output folder.
+
+    Args:
+        model_arguments, lora, data, training: Of `tsn.training.arguments.parse_arguments`.
+
+    Raises:
+        OSError, ValueError: what was asked for does not go together or cannot be read.
+        NonFiniteLoss: the training has diverged.
+    """
     logging.basicConfig(level=logging.INFO if training.process_index == 0 else logging.ERROR, format="%(message)s")
     training.remove_unused_columns = False  # the collator takes what the model reads, and `row`
     training.accelerator_config.dispatch_batches = False  # each process reads a stream itself
@@ -286,10 +272,3 @@ def finish(model, tokenizer, validation, state, training, dtype):
     state.save_to_json(str(out / "trainer_state.json"))
     plot_learning_curves(state.log_history, out / "learning_curves.png")
     logger.info("The model is in %s", out)
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except (OSError, ValueError, NonFiniteLoss) as error:
-        sys.exit(f"train.py: {error}")

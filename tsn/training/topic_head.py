@@ -1,6 +1,7 @@
 """A head of its own for the sentiment of topics, on what the encoder of a trained model already knows.
 
-    python topic_head_tsn.py CHECKPOINT --train_file TRAIN ... --validation_file VALIDATION ... --output_dir OUT
+    python -m tsn.training.topic_head CHECKPOINT --train_file TRAIN ... --validation_file VALIDATION ... \\
+        --output_dir OUT
 
 `train.py` teaches the sentiment head the sentiment of topics along with everything else. This changes nothing that is
 there: it is multinomial logistic regression on the encoder's last hidden states, the mean over the words of each topic
@@ -15,10 +16,10 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import AutoTokenizer
 
-from data_tsn import read_rows
-from features_tsn import IGNORED, TSNCollator, rows_to_features
-from hub_tsn import write_hub_folder
 from modeling_tsn import TSNModel
+from tsn.data.annotated import read_rows
+from tsn.data.features import IGNORED, TSNCollator, rows_to_features
+from tsn.hub.folder import write_hub_folder
 
 PENALTIES = (0.2, 0.06, 0.02, 0.006, 0.002, 0.0006)
 
@@ -29,7 +30,7 @@ def topic_states(model, tokenizer, features, batch_size=64):
     Args:
         model: A [`TSNModel`].
         tokenizer: Its fast tokenizer.
-        features: See `features_tsn.rows_to_features`.
+        features: See `tsn.data.features.rows_to_features`.
 
     Returns:
         `(topics, hidden)` float64 and `(topics,)` int64 tensors.
@@ -105,7 +106,11 @@ def add_topic_sentiment_head(model, train, validation):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m tsn.training.topic_head",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("checkpoint", help="folder or Hub id of a TSN model")
     parser.add_argument("--train_file", nargs="+", required=True, help="data whose topics have a sentiment")
     parser.add_argument("--validation_file", nargs="+", required=True, help="other such data")
@@ -120,7 +125,7 @@ def main(argv=None):
             rows = (row for row in rows if any(topic["sentiment"] for topic in row["topics"] or []))
             examples.append(topic_states(model, tokenizer, rows_to_features(rows, tokenizer, model.config)))
     except (OSError, ValueError) as error:
-        sys.exit(f"topic_head_tsn.py: {error}")
+        sys.exit(f"tsn.training.topic_head: {error}")
     for entry in add_topic_sentiment_head(model, *examples):
         print(entry)
     counts = examples[0][1].bincount(minlength=len(model.config.sentiment_labels)).tolist()

@@ -8,9 +8,9 @@ from transformers import Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from configuration_tsn import TSNConfig
-from features_tsn import IGNORED
-from metric_tsn import compute_metrics_from_rows
 from modeling_tsn import LOSSES, summed_cross_entropy
+from tsn.data.features import IGNORED
+from tsn.evaluation.metric import compute_metrics_from_rows
 
 
 class NonFiniteLoss(RuntimeError):

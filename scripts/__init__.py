@@ -1,0 +1,1 @@
+"""What is run once in a while: the encoder that training starts from."""

@@ -1,0 +1,1 @@
+"""`eval.py` and `tsn/evaluation`."""

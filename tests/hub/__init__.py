@@ -1,0 +1,1 @@
+"""`release.py` and `tsn/hub`, against a Hub on loopback."""

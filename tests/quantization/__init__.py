@@ -1,0 +1,1 @@
+"""`quantize.py` and `tsn/quantization`."""

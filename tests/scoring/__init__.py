@@ -1,0 +1,1 @@
+"""`score.py` and `tsn/scoring`."""

@@ -1,0 +1,1 @@
+"""The endpoint, the Space and what it shows."""

@@ -1,0 +1,1 @@
+"""`train.py` and `tsn/training`."""

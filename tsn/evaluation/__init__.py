@@ -1,0 +1,1 @@
+"""Evaluation: the metrics of the three heads, calibration and pictures."""
