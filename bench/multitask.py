@@ -6,7 +6,7 @@ All start from the same model or encoder. The joint model sees `--steps` batches
 `configs/tsn-e5.yaml` describes. Each single-task model has the same options and schedule, and sees the rows of its
 task alone, as many times as the joint model does: to train, the three together cost what the joint one costs; to use,
 three times as much. The adapter (`--lora --load_in_8bit`) sees what the joint model sees. All are measured on every
-third row of the validation data, chunk by chunk, and written to `bench/results/multitask.json` and `.md`.
+third row of the validation data, chunk by chunk, and written to `results/multitask.json` and `.md`.
 """
 
 import argparse

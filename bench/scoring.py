@@ -1,6 +1,6 @@
 """How fast `score.py` is beside the pipeline, how it scales to two cores, and what memory it takes as rows grow.
 
-    python -m bench.scoring --rows 1000 100000 --output_dir bench/results
+    python -m bench.scoring --rows 1000 100000 --output_dir results
     python -m bench.scoring --million   # memory over a million short texts: half an hour or so on two cores
 
 Texts are those of `examples/`, again and again, or the first words of them. Writes `scoring.json`, or adds to it.

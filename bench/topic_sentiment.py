@@ -4,7 +4,7 @@
 
 Every annotated topic with a sentiment counts, found by the model or not, unless a chunk's border cuts it. Beside the
 three readings stands the class that is most frequent in the training data. Written to
-`bench/results/topic_sentiment.json`.
+`results/topic_sentiment.json`.
 """
 
 import argparse
@@ -99,7 +99,7 @@ def main(argv=None):
     )
     parser.add_argument("checkpoint", help="folder or Hub id of a TSN model")
     parser.add_argument("--data", default="../shared/data", help="folder of train.parquet and test.parquet")
-    parser.add_argument("--output_dir", default="bench/results", help="where topic_sentiment.json goes")
+    parser.add_argument("--output_dir", default="results", help="where topic_sentiment.json goes")
     arguments = parser.parse_args(argv)
     try:
         model = TSNModel.from_pretrained(arguments.checkpoint).eval()

@@ -3,7 +3,7 @@
     python -m bench.training --backbone out/backbone --data ../shared/data --steps 12
 
 Turn by turn, in one process: `TSNTrainer` as `train.py` sets it up, and a loop of forward, backward, clipping and
-optimizer step over the batches that the trainer's loader gave, already collated. Writes `bench/results/training.json`.
+optimizer step over the batches that the trainer's loader gave, already collated. Writes `results/training.json`.
 """
 
 import argparse

@@ -17,7 +17,7 @@ from configuration_tsn import TSNConfig
 from tsn.heads import HEADS
 from tsn.hub.folder import without_local_keys
 
-HEADS = [f"{task}_head" for task in HEADS]
+HEAD_LAYERS = [f"{head}_head" for head in HEADS]
 # What encoders of transformers call their attention's projections of query, key and value.
 _PROJECTIONS = (
     {"query", "key", "value"},
@@ -56,7 +56,9 @@ def _linear_layers(model):
 
 def eight_bits():
     """The quantization in which a base is loaded to train an adapter on it; the heads stay whole."""
-    return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=[*HEADS, "topic_sentiment_head", "pooler"])
+    return BitsAndBytesConfig(
+        load_in_8bit=True, llm_int8_skip_modules=[*HEAD_LAYERS, "topic_sentiment_head", "pooler"]
+    )
 
 
 def add_adapter(model, rank=8, alpha=16, dropout=0.1, modules=None):
@@ -76,7 +78,7 @@ def add_adapter(model, rank=8, alpha=16, dropout=0.1, modules=None):
         there = ", ".join(sorted(_linear_layers(model)))
         raise ValueError(f"the encoder has no linear layers {', '.join(sorted(unknown))}; there are {there}")
     options = {"r": rank, "lora_alpha": alpha, "lora_dropout": dropout, "bias": "none"}
-    adapted = get_peft_model(model, LoraConfig(target_modules=modules, modules_to_save=HEADS, **options))
+    adapted = get_peft_model(model, LoraConfig(target_modules=modules, modules_to_save=HEAD_LAYERS, **options))
     return _without_base_name(adapted)
 
 
