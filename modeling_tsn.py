@@ -158,6 +158,7 @@ class TSNModel(PreTrainedModel):
         ner_labels=None,
         sentiment_labels=None,
         topic_sentiment_labels=None,
+        annotated_entity_types=None,
         output_attentions=None,
         output_hidden_states=None,
         return_dict=None,
@@ -170,8 +171,10 @@ class TSNModel(PreTrainedModel):
             topic_labels: `(batch, tokens)` indices into `config.topic_labels`, -100 where there is no label.
             ner_labels: `(batch, tokens)` indices into `config.ner_labels`, -100 where there is no label.
             sentiment_labels: `(batch,)` indices into `config.sentiment_labels`, -100 where there is no label.
-            topic_sentiment_labels: `(batch, tokens)` indices into `config.sentiment_labels` at the words of topics
+            topic_sentiment_labels: `(batch, tokens)` indices into `config.sentiment_labels` at the words of spans
                 whose sentiment is known, -100 elsewhere.
+            annotated_entity_types: `(batch, entity types)` bool, the types that `ner_labels` are complete for; all of
+                them if None. See [`summed_marginal_cross_entropy`].
 
         Returns:
             [`TSNOutput`], or a tuple of its values that are not None with `return_dict=False`. `loss` is
@@ -208,7 +211,7 @@ class TSNModel(PreTrainedModel):
 
         losses = {
             "topic": _mean_cross_entropy(topic_logits, topic_labels),
-            "ner": _mean_cross_entropy(ner_logits, ner_labels),
+            "ner": _mean_cross_entropy(ner_logits, ner_labels, annotated_entity_types, self.config.entity_scheme),
             "sentiment": _mean_cross_entropy(sentiment_logits, sentiment_labels),
             "topic_sentiment": _mean_cross_entropy(topic_sentiment_logits, topic_sentiment_labels),
         }
@@ -256,11 +259,15 @@ def _onnx_model(cls, name_or_path, kwargs):
     return TSNOnnxModel.from_pretrained(name_or_path, config, **options, **hub)
 
 
-def _mean_cross_entropy(logits, labels):
+def _mean_cross_entropy(logits, labels, annotated_types=None, scheme=None):
     """Mean over the labels that are not -100; 0, with a gradient of 0, where there is none. None without labels."""
     if labels is None:
         return None
-    return summed_cross_entropy(logits, labels) / (labels != -100).sum().clamp(min=1)
+    if annotated_types is None:
+        total = summed_cross_entropy(logits, labels)
+    else:
+        total = summed_marginal_cross_entropy(logits, labels, annotated_types, scheme())
+    return total / (labels != -100).sum().clamp(min=1)
 
 
 def summed_cross_entropy(logits, labels):
@@ -272,3 +279,31 @@ def summed_cross_entropy(logits, labels):
     """
     logits = logits.flatten(0, -2).float()  # (labels, classes); in fp16 a sum over a batch overflows
     return nn.functional.cross_entropy(logits, labels.flatten(), ignore_index=-100, reduction="sum")  # ()
+
+
+def summed_marginal_cross_entropy(logits, labels, annotated_types, scheme):
+    """Cross-entropy in nats of tags where some rows have only some entity types annotated.
+
+    In such a row a word labelled `O` is an entity of no annotated type, but may be one of another type. Its loss is
+    the negative log of the probability of `O` or any tag of a type that is not annotated (Greenberg et al. 2018,
+    "Marginal Likelihood Training of BiLSTM-CRF for Biomedical Named Entity Recognition from Disjoint Label Sets").
+
+    Args:
+        logits: `(batch, tokens, tags)`.
+        labels: `(batch, tokens)` indices of tags, -100 where there is no label.
+        annotated_types: `(batch, types)` bool, in the order of `scheme.types`.
+        scheme: The `TagScheme` of the tags.
+
+    Returns:
+        The sum over the labels that are not -100; scalar.
+    """
+    logits = logits.float()
+    outside = scheme.labels.index("O")
+    tag_types = torch.as_tensor(scheme.tag_types, device=logits.device)  # (tags,); -1 for O
+    # `O` itself, and every tag of a type that the row leaves open
+    open_tags = ~annotated_types[:, tag_types.clamp(min=0)] | (tag_types == -1)  # (batch, tags)
+    log_probs = logits.log_softmax(-1)  # (batch, tokens, tags)
+    of_label = log_probs.gather(-1, labels.clamp(min=0)[..., None])[..., 0]  # (batch, tokens)
+    of_open = log_probs.masked_fill(~open_tags[:, None], -torch.inf).logsumexp(-1)  # (batch, tokens)
+    chosen = torch.where(labels == outside, of_open, of_label)  # (batch, tokens)
+    return -chosen.masked_fill(labels == -100, 0.0).sum()  # ()

@@ -23,6 +23,10 @@ class TagScheme:
             name (`"BIOES"`), or its bare name (`"IO"`).
         scheme: `"BIOES"` or `"IO"`.
 
+    Attributes:
+        types: Names of the types, in the order in which the labels name them first.
+        tag_types: `(tags,)` int array, the index of each tag's type in `types`; -1 for `O`.
+
     Raises:
         ValueError: the labels are not those of the scheme.
     """
@@ -42,10 +46,10 @@ class TagScheme:
             raise ValueError(f"BIOES needs B-, I-, E- and S- of every type, got {labels}")
         self._index = {pair: i for i, pair in enumerate(pairs)}
         self._prefix = np.array([prefix for prefix, _ in pairs])  # (tags,)
-        self._type = np.array([-1 if name is None else self.types.index(name) for _, name in pairs])  # (tags,)
+        self.tag_types = np.array([-1 if name is None else self.types.index(name) for _, name in pairs])  # (tags,)
         inside = np.isin(self._prefix, ["B", "I"])  # a span goes on after this tag
         continues = np.isin(self._prefix, ["I", "E"])  # a span was open before this tag
-        same_type = self._type[:, None] == self._type[None, :]
+        same_type = self.tag_types[:, None] == self.tag_types[None, :]
         if scheme == "BIOES":
             allowed = np.where(inside[:, None], continues[None, :] & same_type, ~continues[None, :])
             self._start, self._end = np.where(continues, NEG_INF, 0.0), np.where(inside, NEG_INF, 0.0)
@@ -180,7 +184,7 @@ class TagScheme:
             are words, `end` exclusive, and `type` indexes `self.types`.
         """
         tags = np.asarray(tags)
-        prefix, kind = self._prefix[tags], self._type[tags]  # (batch, words)
+        prefix, kind = self._prefix[tags], self.tag_types[tags]  # (batch, words)
         if self.scheme == "IO":
             edge = np.full((len(tags), 1), -1)
             starts = (kind >= 0) & (kind != np.hstack([edge, kind[:, :-1]]))

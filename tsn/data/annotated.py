@@ -1,8 +1,10 @@
 """Annotated examples: from files or the Hub to checked rows.
 
-A row is a dict with `text` and up to three kinds of label, any of them None: `topics: [{start, end, sentiment}]`,
-where a topic's sentiment may be None or left out, `entities: [{start, end, label}]`, `sentiment`; and optionally `id`,
-`source`, `language`. Offsets are in characters.
+A row is a dict with `text` and up to four kinds of label, any of them None: `topics: [{start, end, sentiment}]`,
+where a topic's sentiment may be None or left out, `entities: [{start, end, label}]`, `sentiment`, and
+`targets: [{start, end, sentiment}]`, spans whose sentiment is known and that say nothing about which words are topics;
+`entity_types`, the types that were annotated in this row (None: all of the model's); and optionally `id`, `source`,
+`language`. Offsets are in characters.
 """
 
 import ast
@@ -17,7 +19,7 @@ from datasets import load_dataset
 from configuration_tsn import TSNConfig
 from tsn.data.readers import csv_cells
 
-COLUMNS = ("id", "source", "language", "text", "topics", "entities", "sentiment")
+COLUMNS = ("id", "source", "language", "text", "topics", "entities", "sentiment", "targets", "entity_types")
 
 
 class InvalidRow(ValueError):
@@ -198,10 +200,25 @@ def _checked(raw, config, entity_types):
         raise ValueError(f"text must be a string, not {type(text).__name__}")
     row = {name: raw.get(name) for name in COLUMNS}
     labels = config.sentiment_labels
-    row["topics"] = _spans(text, raw.get("topics"), "topics", lambda topic: _topic_sentiment(topic, labels))
-    row["entities"] = _spans(text, raw.get("entities"), "entities", lambda entity: _entity_type(entity, entity_types))
+    row["topics"] = _spans(text, raw.get("topics"), "topics", lambda topic: _span_sentiment("topics", topic, labels))
+    row["targets"] = _spans(text, raw.get("targets"), "targets", lambda target: _target_sentiment(target, labels))
+    row["entity_types"] = annotated = _annotated_types(raw.get("entity_types"), entity_types)
+    types = entity_types if annotated is None else annotated
+    row["entities"] = _spans(text, raw.get("entities"), "entities", lambda entity: _entity_type(entity, types))
     row["sentiment"] = _sentiment(raw.get("sentiment"), labels)
     return row
+
+
+def _annotated_types(value, types):
+    """The annotated types in the model's order, or None for all of them."""
+    if value is None:
+        return None
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"entity_types must be a list of entity types, not {value!r:.80}")
+    unknown = [name for name in value if name not in types]
+    if unknown:
+        raise ValueError(f"entity_types: {unknown[0]!r:.80} is not one of {', '.join(types)}")
+    return None if set(value) == set(types) else [name for name in types if name in value]
 
 
 def _sentiment(value, labels):
@@ -212,11 +229,17 @@ def _sentiment(value, labels):
     return value
 
 
-def _topic_sentiment(topic, labels):
+def _span_sentiment(name, span, labels):
     try:
-        return {"sentiment": _sentiment(topic.get("sentiment"), labels)}
+        return {"sentiment": _sentiment(span.get("sentiment"), labels)}
     except ValueError as error:
-        raise ValueError(f"topics: {error}") from error
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _target_sentiment(target, labels):
+    if target.get("sentiment") is None:
+        raise ValueError(f"targets: the span {target['start']}:{target['end']} has no sentiment")
+    return _span_sentiment("targets", target, labels)
 
 
 def _entity_type(entity, types):

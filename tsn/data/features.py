@@ -34,7 +34,8 @@ def rows_to_features(rows, tokenizer, config: TSNConfig, batch_rows=1000):
     Returns:
         `datasets.Dataset`, a row a chunk, mapped into memory from a temporary file, so that its size does not matter:
         the tokenizer's columns, `topic_labels`, `ner_labels` and `topic_sentiment_labels` (a list as long as
-        `input_ids`), `sentiment_labels` (a number), `length` in tokens, `source` as `"source/language"`, and `row`,
+        `input_ids`), `annotated_entity_types` (a truth value for each entity type), `sentiment_labels` (a number),
+        `length` in tokens, `source` as `"source/language"`, and `row`,
         which names the row.
     """
     schema = _schema(tokenizer)
@@ -78,6 +79,7 @@ def stream_features(read, tokenizer, config: TSNConfig, seed=0, buffer_size=2000
 def _schema(tokenizer):
     tags = {name: pyarrow.list_(pyarrow.int16()) for name in TOKEN_LABELS}
     numbers = {"sentiment_labels": pyarrow.int16(), "length": pyarrow.int32()}
+    numbers["annotated_entity_types"] = pyarrow.list_(pyarrow.bool_())
     inputs = {name: pyarrow.list_(pyarrow.int32()) for name in tokenizer.model_input_names}
     return pyarrow.schema({**inputs, **tags, **numbers, "source": pyarrow.string(), "row": pyarrow.string()})
 
@@ -105,14 +107,20 @@ def _append_features(columns, rows, tokenizer, config):
         labels = {
             "topic_labels": _tags(topics, topic_scheme, len(units)),
             "ner_labels": _tags(entities, entity_scheme, len(units)),
-            "topic_sentiment_labels": _sentiments(topics, config.sentiment_labels, len(units)),
+            "topic_sentiment_labels": _sentiments(
+                [*(topics or []), *(_placed(row["targets"], units, chunk) or [])], config.sentiment_labels, len(units)
+            ),
         }
+        if row["entities"] is None and row.get("common_nouns"):
+            labels["ner_labels"] = _outside(_placed(row["common_nouns"], units, chunk), entity_scheme, len(units))
         for name, tags in labels.items():
             aligned = np.full(length, IGNORED, dtype=np.int64)
             aligned[positions] = tags
             columns[name].append(aligned)
         sentiment = row["sentiment"]
         columns["sentiment_labels"].append(IGNORED if sentiment is None else config.sentiment_labels.index(sentiment))
+        annotated = entity_scheme.types if row["entity_types"] is None else row["entity_types"]
+        columns["annotated_entity_types"].append([name in annotated for name in entity_scheme.types])
         inputs = model_inputs(encoding)
         for name in tokenizer.model_input_names:
             columns[name].append(inputs[name])
@@ -132,12 +140,20 @@ def _tags(placed, scheme, count):
     return tags
 
 
+def _outside(placed, scheme, count):
+    """`(count,)` the tag `O` at the words of the spans, -100 elsewhere."""
+    tags = np.full(count, IGNORED, dtype=np.int64)
+    for first, last, *_ in placed:
+        tags[first:last] = scheme.labels.index("O")
+    return tags
+
+
 def _sentiments(placed, labels, count):
-    """`(count,)` class of the topic that each word is of, or -100."""
+    """`(count,)` class of the topic or target that each word is of, or -100."""
     classes = np.full(count, IGNORED, dtype=np.int64)
-    for first, last, topic, cut in placed or []:
-        if topic.get("sentiment") is not None and not cut:
-            classes[first:last] = labels.index(topic["sentiment"])
+    for first, last, span, cut in placed:
+        if span.get("sentiment") is not None and not cut:
+            classes[first:last] = labels.index(span["sentiment"])
     return classes
 
 
@@ -210,5 +226,8 @@ class TSNCollator:
             for name in (*self.tokenizer.model_input_names, *TOKEN_LABELS)
         }  # (batch, tokens)
         batch["row"] = [feature["row"] for feature in features]
+        batch["annotated_entity_types"] = torch.tensor(
+            [f["annotated_entity_types"] for f in features]
+        )  # (batch, types)
         batch["sentiment_labels"] = torch.tensor([feature["sentiment_labels"] for feature in features])  # (batch,)
         return batch

@@ -35,6 +35,10 @@ class ModelArguments:
     loss_weights: Optional[list[float]] = field(
         default=None, metadata={"help": "Weights of the topic, entity and sentiment loss. Default: 0.7 0.1 0.2."}
     )
+    encoder_dropout: Optional[float] = field(
+        default=None,
+        metadata={"help": "Dropout within the encoder while training. Default: as its configuration says."},
+    )
     chunk_words: Optional[int] = field(default=None, metadata={"help": "Words a chunk has at most. Default: 50."})
 
 
@@ -74,6 +78,27 @@ class DataArguments:
             "help": "NAME=WEIGHT ...: how often an epoch sees each row, 1 if not named. NAME is a `source` of the "
             "data, `source/language`, or the name of a file without its ending where rows have no source; "
             "0 leaves them out, of the validation data too."
+        },
+    )
+    lower_case: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of the training rows that get a copy in lower case, half of them without punctuation, as "
+            "chats and transcribed calls are."
+        },
+    )
+    contrast: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of the short training rows with one polarity that are joined by the language's 'but' with "
+            "one of the opposite polarity; their source is 'contrast'."
+        },
+    )
+    common_nouns: bool = field(
+        default=False,
+        metadata={
+            "help": "Where entities are not annotated, teach that topics in lower case, in a text that also has "
+            "capitals, are no entities."
         },
     )
     invalid_rows: str = field(

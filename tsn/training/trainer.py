@@ -4,13 +4,17 @@ import math
 
 import numpy as np
 import torch
+from sklearn.metrics import f1_score
 from transformers import Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from configuration_tsn import TSNConfig
-from modeling_tsn import LOSSES, summed_cross_entropy
+from modeling_tsn import LOSSES, summed_cross_entropy, summed_marginal_cross_entropy
 from tsn.data.features import IGNORED
 from tsn.evaluation.metric import compute_metrics_from_rows
+
+LABELS = [*(f"{name}_labels" for name in LOSSES), "annotated_entity_types"]
+"""What an evaluation collects beside the logits, in this order."""
 
 
 class NonFiniteLoss(RuntimeError):
@@ -97,10 +101,9 @@ class TSNTrainer(Trainer):
         return batches, self.accelerator.reduce(counts.to(device))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        outputs = model(**{k: v for k, v in inputs.items() if k != "row" and not k.endswith("_labels")})
-        sums = torch.stack(
-            [summed_cross_entropy(outputs[f"{name}_logits"], inputs[f"{name}_labels"]) for name in LOSSES]
-        )  # (losses,)
+        outputs = model(**{k: v for k, v in inputs.items() if k != "row" and k not in LABELS})
+        scheme = self.model.config.entity_scheme()
+        sums = torch.stack(_summed_losses(outputs, {name: inputs[name] for name in LABELS}, scheme))  # (losses,)
         local = counts = _label_counts(inputs).to(sums.device)  # (losses,)
         if num_items_in_batch is not None:
             # DDP takes the mean of the processes' gradients where the sum of these shares is wanted.
@@ -142,6 +145,18 @@ def _label_counts(batch):
     return torch.stack([(batch[f"{name}_labels"] != IGNORED).sum() for name in LOSSES])  # (losses,)
 
 
+def _summed_losses(outputs, labels, scheme):
+    """Each loss, summed over its labels; the entity head's over what the rows leave open, too."""
+    sums = []
+    for name in LOSSES:
+        logits, own = outputs[f"{name}_logits"], labels[f"{name}_labels"]
+        if name == "ner" and not labels["annotated_entity_types"].all():
+            sums.append(summed_marginal_cross_entropy(logits, own, labels["annotated_entity_types"], scheme))
+        else:
+            sums.append(summed_cross_entropy(logits, own))
+    return sums
+
+
 def chunk_metrics(config: TSNConfig):
     """`compute_metrics` for the trainer: exact spans and sentiment, chunk by chunk.
 
@@ -160,8 +175,10 @@ def chunk_metrics(config: TSNConfig):
         return out
 
     def compute(prediction):
-        *token_logits, sentiment_logits, _ = prediction.predictions
-        *token_labels, sentiment_labels, _ = prediction.label_ids
+        outputs = dict(zip((f"{name}_logits" for name in LOSSES), prediction.predictions))
+        annotations = dict(zip(LABELS, prediction.label_ids))
+        *token_logits, sentiment_logits, span_logits = outputs.values()
+        *token_labels, sentiment_labels, span_labels, annotated = annotations.values()
         predicted, gold = {}, {}
         for (head, scheme), logits, labels in zip(schemes.items(), token_logits, token_labels):
             labelled = labels != IGNORED  # (rows, tokens)
@@ -177,15 +194,23 @@ def chunk_metrics(config: TSNConfig):
         best = sentiment_logits.argmax(-1)
         predicted["sentiment"] = [names[i] for i in best]
         gold["sentiment"] = [names[i] if k else None for i, k in zip(sentiment_labels, known)]
+        for spans, types in zip(predicted["entities"], annotated):
+            if spans:  # of the types that were not annotated, nothing is known
+                spans[:] = [span for span in spans if types[schemes["entities"].types.index(span["label"])]]
         for head in schemes:  # the metric takes a list where the gold is None
             predicted[head] = [spans or [] for spans in predicted[head]]
         to_rows = lambda columns: [dict(zip(columns, values)) for values in zip(*columns.values())]  # noqa: E731
         metrics = compute_metrics_from_rows(to_rows(predicted), to_rows(gold))
         metrics = {name: value for name, value in metrics.items() if "@" not in name}  # those need the phrases' text
-        for name, logits, labels in zip(LOSSES, prediction.predictions, prediction.label_ids):
-            count = (labels != IGNORED).sum()
+        of_spans = span_labels != IGNORED  # (rows, tokens)
+        if of_spans.any():  # word by word
+            best, gold_classes = span_logits[of_spans].argmax(-1), span_labels[of_spans]
+            metrics["topic_sentiment_accuracy"] = float((best == gold_classes).mean())
+            metrics["topic_sentiment_macro_f1"] = float(f1_score(gold_classes, best, average="macro"))
+        tensors = ({k: torch.from_numpy(v) for k, v in arrays.items()} for arrays in (outputs, annotations))
+        for name, total in zip(LOSSES, _summed_losses(*tensors, schemes["entities"])):
+            count = (annotations[f"{name}_labels"] != IGNORED).sum()
             if count:
-                total = summed_cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels))
                 metrics[f"{name}_loss"] = float(total / count)
         return metrics
 
