@@ -1,7 +1,9 @@
 """The pipeline: text in; topics, sentiment and entities with their offsets out."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import chain
+from typing import NamedTuple, Optional
 
 import numpy as np
 import torch
@@ -12,15 +14,63 @@ from transformers.pipelines.base import ChunkPipeline
 try:
     from .chunking_tsn import check_chunk_sizes, encode_chunks, padding_values, tag_words, token_limit
     from .onnx_tsn import OUTPUTS, TSNOnnxModel
-    from .tagging_tsn import first_subtokens
+    from .tagging_tsn import first_subtokens, group_means, ranges, softmax
 except ImportError:  # run from a folder of plain files: scripts, accelerate, pytest
     from chunking_tsn import check_chunk_sizes, encode_chunks, padding_values, tag_words, token_limit
     from onnx_tsn import OUTPUTS, TSNOnnxModel
-    from tagging_tsn import first_subtokens
+    from tagging_tsn import first_subtokens, group_means, ranges, softmax
 
 LOOK_AHEAD = 16  # batches whose chunks are sorted by length together
-CHUNK_CHARACTERS = 300  # what a full chunk of 50 words has in most languages; bounds what is read ahead
+CHUNK_CHARACTERS = 300  # length of a full chunk of 50 words in most languages; bounds what is read ahead
 _PARAMETERS = ("max_words", "overlap_words", "aggregation", "top_k", "threshold", "return_chunks")
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """The chunks of several texts: what the model reads, and what decoding needs.
+
+    Tokens and words of all chunks are concatenated in the order of the chunks.
+    """
+
+    texts: list[str]
+    owners: np.ndarray  # (chunks,) index of the text that each chunk is from
+    borders: np.ndarray  # (chunks, 2) start and end in that text
+    token_counts: np.ndarray  # (chunks,)
+    word_counts: np.ndarray  # (chunks,)
+    inputs: dict[str, np.ndarray]  # (all tokens,) each
+    positions: np.ndarray  # (all words,) the token of its chunk that carries each word's tags
+    spans: np.ndarray  # (all words, 2) start and end in the text
+
+    @property
+    def first_tokens(self) -> np.ndarray:
+        """`(chunks,)` where the tokens of each chunk begin."""
+        return np.cumsum(self.token_counts) - self.token_counts
+
+    @property
+    def first_words(self) -> np.ndarray:
+        """`(chunks,)` where the words of each chunk begin."""
+        return np.cumsum(self.word_counts) - self.word_counts
+
+
+class Span(NamedTuple):
+    """A topic or an entity."""
+
+    start: int
+    end: int
+    type: str
+    score: float
+    sentiments: Optional[np.ndarray]  # (classes,) probabilities
+
+
+@dataclass(frozen=True)
+class TextAnalysis:
+    """What the model says of one text, before the caller's options apply."""
+
+    text: str
+    topics: list[Span]
+    entities: list[Span]
+    sentiments: np.ndarray  # (chunks, classes) probabilities
+    borders: np.ndarray  # (chunks, 2) start and end
 
 
 class TSNPipeline(ChunkPipeline):
@@ -87,7 +137,7 @@ class TSNPipeline(ChunkPipeline):
         preprocess = {k: parameters[k] for k in ("max_words", "overlap_words") if k in parameters}
         postprocess = {k: parameters[k] for k in _PARAMETERS[2:] if k in parameters}
         sizes = {"max_words": None, "overlap_words": 0, **getattr(self, "_preprocess_params", {}), **preprocess}
-        check_chunk_sizes(self._words(sizes["max_words"]), sizes["overlap_words"])
+        check_chunk_sizes(self._chunk_words(sizes["max_words"]), sizes["overlap_words"])
         if postprocess.get("aggregation", "max") not in ("max", "mean", "vote"):
             raise ValueError(f"aggregation must be 'max', 'mean' or 'vote', not {postprocess['aggregation']!r}")
         top_k, threshold = postprocess.get("top_k"), postprocess.get("threshold", 0.0)
@@ -99,7 +149,7 @@ class TSNPipeline(ChunkPipeline):
             raise ValueError(f"return_chunks must be True or False, not {postprocess['return_chunks']!r}")
         return preprocess, {}, postprocess
 
-    def _words(self, max_words):
+    def _chunk_words(self, max_words):
         return self.model.config.chunk_words if max_words is None else max_words
 
     def __call__(self, inputs, *, num_workers=None, batch_size=None, **parameters):
@@ -133,30 +183,24 @@ class TSNPipeline(ChunkPipeline):
         return {name: outputs[name] for name in OUTPUTS}
 
     def get_iterator(self, inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params):
-        # transformers' own iterator tokenizes chunk by chunk, batches in order of arrival and pads what it must.
+        # transformers' own iterator tokenizes chunk by chunk, batches in order of arrival and pads more.
         chunks = batch_size * LOOK_AHEAD if batch_size > 1 else 1  # one at a time: answer each before reading the next
-        groups = _Groups(inputs, chunks, self.preprocess, preprocess_params)
+        groups = _TextGroups(inputs, chunks, self.preprocess, preprocess_params)
         if num_workers:
-            groups = DataLoader(groups, batch_size=None, num_workers=1, collate_fn=_as_it_is)
-        for cut in groups:
-            found = self._analyse(cut, batch_size, forward_params)
-            for i, text in enumerate(cut["texts"]):
-                yield self.postprocess(found, text=text, index=i, **postprocess_params)
+            groups = DataLoader(groups, batch_size=None, num_workers=1, collate_fn=_unchanged)
+        for group in groups:
+            logits = self._run_model(group, batch_size, forward_params)
+            for analysis in self._group_by_text(group, logits, self._decode(group, logits)):
+                yield self.postprocess(analysis, **postprocess_params)
 
-    def preprocess(self, inputs, max_words=None, overlap_words=0):
-        """A list of texts to tokenized chunks, with what decoding needs. Chunks without a word are left out.
-
-        Returns:
-            dict: `texts`; of each chunk, `(chunks,)`, its `owners` (index of its text), `tokens` and `words` (numbers
-            of them), and its `borders` in the text, `(chunks, 2)`; all chunks' model inputs one behind the other,
-            `(all tokens,)` each, in `inputs`; and of each word `positions` (the token of its chunk that carries its
-            tags), `(all words,)`, and `spans` (its start and end in the text), `(all words, 2)`.
-        """
-        words, limit = self._words(max_words), self._max_tokens
-        owners, chunks, encodings = encode_chunks(inputs, self.tokenizer, words, overlap_words, limit)
+    def preprocess(self, inputs: list[str], max_words: Optional[int] = None, overlap_words: int = 0) -> Chunks:
+        """Cuts texts into chunks and tokenizes them. Chunks without a word are left out."""
+        max_words = self._chunk_words(max_words)
+        owners, chunks, encodings = encode_chunks(inputs, self.tokenizer, max_words, overlap_words, self._max_tokens)
         tagged = [tag_words(inputs[owner][chunk.start : chunk.end]) for owner, chunk in zip(owners, chunks)]
         owners = np.array(owners, dtype=np.int64)  # (chunks,)
-        starts, ends = np.array(chunks, dtype=np.int64).reshape(-1, 2).T  # (chunks,)
+        borders = np.array(chunks, dtype=np.int64).reshape(-1, 2)  # (chunks, 2)
+        starts, ends = borders.T  # (chunks,)
         tokens = np.array([len(encoding) for encoding in encodings], dtype=np.int64)  # (chunks,)
         # All chunks at once, as if they stood in one text with a gap behind each.
         shift = np.concatenate([[0], np.cumsum(ends - starts + 1)])[:-1].astype(np.int64)  # (chunks,)
@@ -166,30 +210,33 @@ class TSNPipeline(ChunkPipeline):
         chunk_of = np.repeat(np.arange(len(chunks)), tokens)  # (all tokens,)
         positions, spans = first_subtokens(spans, offsets + shift[chunk_of][:, None])
         chunk_of = chunk_of[positions]  # (all words,)
-        positions = positions - (np.cumsum(tokens) - tokens)[chunk_of]
-        spans = spans + (starts - shift)[chunk_of][:, None]
         words = np.bincount(chunk_of, minlength=len(chunks))  # (chunks,)
         # A chunk without a word (zero-width characters alone, say) has nothing to tag and no sentiment.
         kept = words > 0
-        of_kept = np.repeat(kept, tokens)  # (all tokens,)
+        token_kept = np.repeat(kept, tokens)  # (all tokens,)
         fields = {"input_ids": lambda e: e.ids, "token_type_ids": lambda e: e.type_ids}
-        model_inputs = {
-            name: _flat(chain.from_iterable(map(read, encodings)))[of_kept]
-            for name, read in fields.items()
-            if name in self.tokenizer.model_input_names
-        }
-        counts = {"owners": owners[kept], "tokens": tokens[kept], "words": words[kept]}
-        counts["borders"] = np.stack([starts, ends], axis=1)[kept]  # (chunks, 2)
-        return {"texts": inputs, **counts, "inputs": model_inputs, "positions": positions, "spans": spans}
+        return Chunks(
+            texts=inputs,
+            owners=owners[kept],
+            borders=borders[kept],
+            token_counts=tokens[kept],
+            word_counts=words[kept],
+            inputs={
+                name: _flat(chain.from_iterable(map(read, encodings)))[token_kept]
+                for name, read in fields.items()
+                if name in self.tokenizer.model_input_names
+            },
+            positions=positions - (np.cumsum(tokens) - tokens)[chunk_of],
+            spans=spans + (starts - shift)[chunk_of][:, None],
+        )
 
-    def _batches(self, cut, batch_size, shortest=0.75):
+    def _batches(self, chunks, batch_size, shortest=0.75):
         """Yields `(chunk indices, padded inputs)`, the longest chunks first.
 
         With few chunks, of all lengths, padding would be most of a batch, so none of its chunks is shorter than
         `shortest` of its longest.
         """
-        tokens = cut["tokens"]  # (chunks,)
-        first = np.cumsum(tokens) - tokens  # (chunks,)
+        tokens, first = chunks.token_counts, chunks.first_tokens  # (chunks,)
         padding = padding_values(self.tokenizer)
         order = np.argsort(-tokens, kind="stable")
         while len(order):
@@ -197,23 +244,17 @@ class TSNPipeline(ChunkPipeline):
             batch, order = np.split(order, [min(batch_size, fitting)])
             # To the right whatever the tokenizer's side, so that token positions stay what they were.
             inside = np.arange(tokens[batch[0]]) < tokens[batch][:, None]  # (batch, longest)
-            source = _ranges(first[batch], tokens[batch])
+            source = ranges(first[batch], tokens[batch])
             padded = {"attention_mask": inside.astype(np.int64)}
-            for name, values in cut["inputs"].items():
+            for name, values in chunks.inputs.items():
                 padded[name] = np.full(inside.shape, padding[name], dtype=np.int64)  # (batch, longest)
                 padded[name][inside] = values[source]
             yield batch, {name: torch.from_numpy(rows) for name, rows in padded.items()}
 
-    def _analyse(self, cut, batch_size, forward_params):
-        """Runs the model over all chunks and decodes them.
-
-        Returns:
-            dict: `topics` and `entities`, for each text a list of `(start, end, type, score)`, with a topic's
-            probabilities of the sentiments, `(classes,)`, behind; and for each text, of its chunks in order, their
-            probabilities in `sentiment`, `(chunks, classes)`, and their `chunks`, `(chunks, 2)`.
-        """
-        words = cut["words"]  # (chunks,)
-        first = np.cumsum(words) - words  # (chunks,)
+    def _run_model(self, chunks, batch_size, forward_params):
+        """The four outputs of the model, calibrated: `sentiment_logits` `(chunks, classes)`, the others
+        `(all words, tags or classes)`."""
+        words, first = chunks.word_counts, chunks.first_words  # (chunks,)
         config, count = self.model.config, words.sum()
         shapes = {
             "topic_logits": (count, len(config.topic_labels)),
@@ -222,67 +263,78 @@ class TSNPipeline(ChunkPipeline):
             "topic_sentiment_logits": (count, len(config.sentiment_labels)),
         }
         logits = {name: np.empty(shape, dtype=np.float32) for name, shape in shapes.items()}
-        alone = getattr(self._network, "quantized", False)  # rows run unpadded: many keep the threads busy to the end
-        batches = self._batches(cut, batch_size * LOOK_AHEAD, 0) if alone else self._batches(cut, batch_size)
-        for batch, inputs in batches:
+        unpadded = getattr(self._network, "quantized", False)  # runs each row alone: many rows keep all threads busy
+        sizes = (batch_size * LOOK_AHEAD, 0) if unpadded else (batch_size,)
+        for batch, inputs in self._batches(chunks, *sizes):
             outputs = self.forward(inputs, **forward_params)
             row = np.repeat(np.arange(len(batch)), words[batch])  # (words of the batch,)
-            word = _ranges(first[batch], words[batch])  # (words of the batch,)
+            word = ranges(first[batch], words[batch])  # (words of the batch,)
             for name in logits:
                 values = outputs[name].float().numpy()  # (batch, tokens, tags), or (batch, classes)
                 if name == "sentiment_logits":
                     logits[name][batch] = values
                 else:
-                    logits[name][word] = values[row, cut["positions"][word]]
+                    logits[name][word] = values[row, chunks.positions[word]]
         temperatures = {**config.temperatures, "topic_sentiment": config.temperatures["sentiment"]}
         for task, temperature in temperatures.items():
             logits[f"{task}_logits"] /= temperature  # the best tags stay the best; their scores become probabilities
             if not np.isfinite(logits[f"{task}_logits"]).all():
                 raise ValueError(f"the model's {task}_logits are not finite: its weights are damaged, or overflow")
-        found = {"topics": [[] for _ in cut["texts"]], "entities": [[] for _ in cut["texts"]]}
+        return logits
+
+    def _decode(self, chunks, logits):
+        """The spans of both token heads: `{"topics": [(text index, Span), ...], "entities": ...}`."""
+        first, decoded = chunks.first_words, {}
         for head, name in (("topics", "topic_logits"), ("entities", "ner_logits")):
             scheme = self._schemes[head]
-            row, begin, end, kind, score = scheme.best_spans(logits[name], words)
-            start = cut["spans"][first[row] + begin, 0]  # (spans,)
-            stop = cut["spans"][first[row] + end - 1, 1]  # (spans,)
-            columns = [column.tolist() for column in (cut["owners"][row], start, stop, kind, score)]
+            row, begin, end, kind, score = scheme.best_spans(logits[name], chunks.word_counts)
+            start = chunks.spans[first[row] + begin, 0]  # (spans,)
+            stop = chunks.spans[first[row] + end - 1, 1]  # (spans,)
+            sentiments = [None] * len(row)
             if head == "topics":
-                inside = _ranges(first[row] + begin, end - begin)  # (words of spans,)
+                inside = ranges(first[row] + begin, end - begin)  # (words of spans,)
                 of_words = logits["topic_sentiment_logits"][inside]  # (words of spans, classes)
                 of_span = np.repeat(np.arange(len(row)), end - begin)  # (words of spans,)
-                columns.append(_softmax(_means(of_words, of_span, len(row))))  # (spans, classes)
-            for owner, a, b, k, *rest in zip(*columns):
-                found[head][owner].append((a, b, scheme.types[k], *rest))
-        shares = _softmax(logits["sentiment_logits"])  # (chunks, classes)
-        of_text = np.searchsorted(cut["owners"], np.arange(1, len(cut["texts"])))
-        return {**found, "sentiment": np.split(shares, of_text), "chunks": np.split(cut["borders"], of_text)}
+                sentiments = softmax(group_means(of_words, of_span, len(row)))  # (spans, classes)
+            types = [scheme.types[k] for k in kind.tolist()]
+            spans = map(Span, start.tolist(), stop.tolist(), types, score.tolist(), sentiments)
+            decoded[head] = list(zip(chunks.owners[row].tolist(), spans))
+        return decoded
+
+    def _group_by_text(self, chunks, logits, decoded) -> Iterator[TextAnalysis]:
+        """One `TextAnalysis` for each text, in order."""
+        spans = {head: [[] for _ in chunks.texts] for head in decoded}
+        for head, pairs in decoded.items():
+            for owner, span in pairs:
+                spans[head][owner].append(span)
+        next_text = np.searchsorted(chunks.owners, np.arange(1, len(chunks.texts)))
+        sentiments = np.split(softmax(logits["sentiment_logits"]), next_text)  # (chunks, classes) each
+        borders = np.split(chunks.borders, next_text)  # (chunks, 2) each
+        return map(TextAnalysis, chunks.texts, spans["topics"], spans["entities"], sentiments, borders)
 
     def postprocess(
-        self, model_outputs, text, index=0, aggregation="max", top_k=None, threshold=0.0, return_chunks=False
-    ):
-        """What `_analyse` found in the text at `index`, as the caller's dict."""
-        labels, probabilities = self.model.config.sentiment_labels, model_outputs["sentiment"][index]
-        kept = [span for span in _merge(model_outputs["topics"][index]) if span[3] >= threshold]
-        topics = [
-            {"word": text[start:end], "score": score, "start": start, "end": end, **_topic_sentiment(shares, labels)}
-            for start, end, _, score, shares in kept
-        ]
+        self,
+        model_outputs: TextAnalysis,
+        aggregation: str = "max",
+        top_k: Optional[int] = None,
+        threshold: float = 0.0,
+        return_chunks: bool = False,
+    ) -> dict:
+        """The caller's dict for one text."""
+        labels, text = self.model.config.sentiment_labels, model_outputs.text
+        topic_spans = [span for span in _without_overlaps(model_outputs.topics) if span.score >= threshold]
+        topics = [{**_place(span, text), **_best_class(span.sentiments, labels)} for span in topic_spans]
         if top_k:
-            topics = _distinct(topics, [shares for *_, shares in kept], labels, top_k)
+            topics = _distinct(topics, [span.sentiments for span in topic_spans], labels, top_k)
         entities = [
-            {"entity_group": kind, "word": text[start:end], "score": score, "start": start, "end": end}
-            for start, end, kind, score in _merge(model_outputs["entities"][index])
+            {"entity_group": span.type, **_place(span, text)} for span in _without_overlaps(model_outputs.entities)
         ]
-        sentiment = _aggregate(probabilities, labels, aggregation)
-        result = {
-            "topics": topics,
-            "sentiment": sentiment,
-            "entities": entities,
-        }
+        sentiment = _aggregate(model_outputs.sentiments, labels, aggregation)
+        result = {"topics": topics, "sentiment": sentiment, "entities": entities}
         if return_chunks:
             result["chunks"] = [
-                {"start": start, "end": end, "sentiment": _aggregate(own[None], labels, aggregation)}
-                for (start, end), own in zip(model_outputs["chunks"][index].tolist(), probabilities)
+                {"start": start, "end": end, "sentiment": _aggregate(chunk[None], labels, aggregation)}
+                for (start, end), chunk in zip(model_outputs.borders.tolist(), model_outputs.sentiments)
             ]
         return result
 
@@ -293,7 +345,7 @@ def _check_batching(batch_size=None, num_workers=None):
             raise ValueError(f"{name} must be a whole number >= {low}, not {value!r}")
 
 
-class _Groups(IterableDataset):
+class _TextGroups(IterableDataset):
     """Reads texts in groups that make a bounded number of chunks, or are one text, and cuts each group."""
 
     def __init__(self, texts, chunks, cut, parameters):
@@ -313,30 +365,29 @@ class _Groups(IterableDataset):
             yield self.cut(group, **self.parameters)
 
 
-def _as_it_is(cut):
-    return cut  # the default would make tensors of arrays
+def _unchanged(chunks):
+    return chunks  # the default would make tensors of arrays
 
 
 def _flat(numbers):
     return np.fromiter(numbers, dtype=np.int64)
 
 
-def _ranges(starts, lengths):
-    """The numbers from each start on, `length` of them, one range behind the other."""
-    return np.repeat(starts - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
-
-
-def _merge(spans):
+def _without_overlaps(spans):
     """Spans of all chunks in text order; of those that overlap, where chunks repeat words, the longest is kept."""
-    kept, ends = [], -1
-    for span in sorted(spans, key=lambda s: (s[0], -s[1], -s[3])):
-        if span[0] >= ends:
+    kept, last_end = [], -1
+    for span in sorted(spans, key=lambda s: (s.start, -s.end, -s.score)):
+        if span.start >= last_end:
             kept.append(span)
-            ends = span[1]
-        elif span[1] - span[0] > kept[-1][1] - kept[-1][0]:
+            last_end = span.end
+        elif span.end - span.start > kept[-1].end - kept[-1].start:
             kept[-1] = span
-            ends = span[1]
+            last_end = span.end
     return kept
+
+
+def _place(span, text):
+    return {"word": text[span.start : span.end], "score": span.score, "start": span.start, "end": span.end}
 
 
 def _distinct(topics, probabilities, labels, top_k):
@@ -350,31 +401,13 @@ def _distinct(topics, probabilities, labels, top_k):
             best[phrase] = topic
     ranked = sorted(best, key=lambda phrase: (-best[phrase]["score"], best[phrase]["start"]))[:top_k]
     return [
-        {**best[p], **_topic_sentiment(np.mean(mentions[p], axis=0), labels), "count": len(mentions[p])}
-        for p in ranked
+        {**best[p], **_best_class(np.mean(mentions[p], axis=0), labels), "count": len(mentions[p])} for p in ranked
     ]
 
 
-def _topic_sentiment(probabilities, labels):
+def _best_class(probabilities, labels):
     best = probabilities.argmax()
     return {"sentiment": labels[best], "sentiment_score": float(probabilities[best])}
-
-
-def _means(values, groups, count):
-    """`(count, columns)` means of the rows of each group; no group is empty.
-
-    Args:
-        values: `(rows, columns)`.
-        groups: `(rows,)` the group of each row.
-    """
-    sizes = np.bincount(groups, minlength=count)[:, None]  # (count, 1)
-    columns = [np.bincount(groups, column, count) for column in values.T]  # (count,) each
-    return np.stack(columns, axis=1) / sizes
-
-
-def _softmax(logits):
-    shares = np.exp(logits - logits.max(-1, keepdims=True))
-    return shares / shares.sum(-1, keepdims=True)
 
 
 def _aggregate(probabilities, labels, aggregation):

@@ -235,3 +235,27 @@ def first_subtokens(words, offsets):
     first = np.flatnonzero(word > np.concatenate([[-1], last[:-1]]))
     last_word = np.maximum.reduceat(last, first)
     return positions[first], np.stack([words[word[first], 0], words[last_word, 1]], axis=1)
+
+
+def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """`(sum of lengths,)` the whole numbers from each start on, as many as its length, one range after the other."""
+    return np.repeat(starts - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
+
+
+def group_means(values: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
+    """`(count, columns)` means of the rows of each group; no group is empty.
+
+    Args:
+        values: `(rows, columns)`.
+        groups: `(rows,)` the group of each row.
+        count: Number of groups.
+    """
+    sizes = np.bincount(groups, minlength=count)[:, None]  # (count, 1)
+    columns = [np.bincount(groups, column, count) for column in values.T]  # (count,) each
+    return np.stack(columns, axis=1) / sizes
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities of the classes in the last dimension."""
+    shares = np.exp(logits - logits.max(-1, keepdims=True))
+    return shares / shares.sum(-1, keepdims=True)

@@ -37,13 +37,13 @@ def pieces(pipe, texts):
 
 def count_tokens(pipe, texts):
     """Tokens that the model reads, special ones included and padding not."""
-    return int(pipe.preprocess(list(texts))["tokens"].sum())
+    return int(pipe.preprocess(list(texts)).token_counts.sum())
 
 
 def batches(pipe, texts, batch_size):
     """The pipeline's padded batches of all texts' chunks, sorted by length: dicts of `(batch, tokens)` tensors."""
-    cut = pipe.preprocess(list(texts))
-    return [inputs for _, inputs in pipe._batches(cut, batch_size)]
+    chunks = pipe.preprocess(list(texts))
+    return [inputs for _, inputs in pipe._batches(chunks, batch_size)]
 
 
 class TorchForward:
