@@ -7,6 +7,7 @@ offset would point where it should. Every pattern matches in time linear in the 
 import re
 import unicodedata
 from collections import namedtuple
+from typing import Any
 
 Chunk = namedtuple("Chunk", ["start", "end"])
 Chunk.__doc__ = "A piece `text[start:end]`, in characters."
@@ -27,9 +28,26 @@ def _ranges(categories):
 
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"  # written without spaces: a word each
 _MARKS, _FORMAT = _ranges({"Mn", "Mc", "Me"}), _ranges({"Cf"})
+_VARIANTS = "\ufe00-\ufe0f\U000e0100-\U000e01ef"  # select the look of the character before
+_JAMO_FILLERS, _BLANK_LETTERS = "\u115f\u1160", "\u3164\uffa0\U00013441\U00013442"
+_NO_LETTERS = _HAN + _JAMO_FILLERS + _BLANK_LETTERS
 # A tagged word: letters and digits with their accents, joined across zero-width characters; or one character of Han,
-# punctuation or anything else that is not white space.
-_TAG_WORD = re.compile(rf"[{_HAN}][{_MARKS}]*|[^\W_{_HAN}](?:[{_FORMAT}]*(?:[^\W_{_HAN}]|[{_MARKS}]))*|[^\s]")
+# punctuation or anything else. "other" is what may be invisible.
+_TAG_WORD = re.compile(
+    rf"[{_HAN}][{_MARKS}]*"
+    rf"|[^\W_{_NO_LETTERS}](?:[{_FORMAT}{_JAMO_FILLERS}]*(?:[^\W_{_NO_LETTERS}]|[{_MARKS}]))*"
+    rf"|(?:[!-/:-@\[-`{{-~]|(?P<other>\S))[{_VARIANTS}]*"
+)
+# Characters that show nothing though their category does not say so: joiners, variation selectors, fillers, blanks.
+_INVISIBLE = re.compile(
+    "[\u034f\u17b4\u17b5\u180b-\u180d\u180f\u2800\U00016fe4\U0001d159"
+    + _VARIANTS
+    + _JAMO_FILLERS
+    + _BLANK_LETTERS
+    + "]"
+)
+# Format characters that show a sign around the digits or letters behind them, such as the Arabic end of ayah.
+_VISIBLE_FORMAT = frozenset("\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd")
 # A counted word, as people count: what stands between white space, and every Han character.
 _FULL_STOP = "(?:[。！？｡]+[”’»)\\]}›」』]*)"
 _COUNTED_WORD = re.compile(rf"(?:[{_HAN}]|[^\s{_HAN}。！？｡]+){_FULL_STOP}?|{_FULL_STOP}")
@@ -42,9 +60,24 @@ _ABBREVIATIONS = frozenset(
 )
 
 
-def tag_words(text):
-    """`[(start, end), ...]` of the words that carry tags: punctuation marks and Han characters stand alone."""
-    return [match.span() for match in _TAG_WORD.finditer(text)]
+def tag_words(text: str) -> list[tuple[int, int]]:
+    """`[(start, end), ...]` of the words that carry tags: punctuation marks and Han characters stand alone.
+
+    Every visible character lies in exactly one word. A control character, zero-width space or blank is part of a word
+    only where it stands within one.
+    """
+    words = _TAG_WORD.finditer(text)
+    return [word.span() for word in words if word.lastgroup is None or _is_visible(word["other"])]
+
+
+def _is_visible(character):
+    if _INVISIBLE.match(character):
+        return False
+    category = unicodedata.category(character)
+    if category == "Cf":
+        return character in _VISIBLE_FORMAT
+    # Code points that Python's tables do not know show nothing, except those that Unicode keeps for new emoji.
+    return category != "Cc" and (category != "Cn" or "\U0001f000" <= character <= "\U0001fffd")
 
 
 def chunk_text(text, max_words=50, overlap_words=0):
@@ -92,11 +125,22 @@ def chunk_text(text, max_words=50, overlap_words=0):
 
 def check_chunk_sizes(max_words, overlap_words):
     """Raises ValueError where `chunk_text` cannot work with these sizes."""
-    for name, value, low in (("max_words", max_words, 1), ("overlap_words", overlap_words, 0)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < low:
-            raise ValueError(f"{name} must be a whole number >= {low}, not {value!r}")
+    check_whole_number("max_words", max_words, 1)
+    check_whole_number("overlap_words", overlap_words, 0)
     if overlap_words >= max_words:
         raise ValueError(f"overlap_words ({overlap_words}) must be smaller than max_words ({max_words})")
+
+
+def check_whole_number(name: str, value: Any, low: int) -> None:
+    """Raises ValueError, which names the parameter, unless the value is an int of at least `low`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < low:
+        raise ValueError(f"{name} must be a whole number >= {low}, not {value!r:.100}")
+
+
+def check_number(name: str, value: Any, low: float, high: float) -> None:
+    """Raises ValueError, which names the parameter, unless the value is an int or float from `low` to `high`."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= high:
+        raise ValueError(f"{name} must be a number from {low:g} to {high:g}, not {value!r:.100}")
 
 
 def _sentence_ends(text, words):

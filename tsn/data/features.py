@@ -101,6 +101,8 @@ def _append_features(columns, rows, tokenizer, config):
     for i, chunk, encoding in zip(owners, chunks, encodings):
         row, length = rows[i], len(encoding)
         positions, units = first_subtokens(tag_words(row["text"][chunk.start : chunk.end]), encoding.offsets)
+        if not len(units):
+            continue  # the pipeline does not read a chunk without a word either
         units = units + chunk.start
         topics = None if row["topics"] is None else [{**span, "label": topic_type} for span in row["topics"]]
         topics, entities = _placed(topics, units, chunk), _placed(row["entities"], units, chunk)
