@@ -1,8 +1,12 @@
-"""Tag schemes: spans to tags, tags to spans, and decoding under the scheme's constraints. numpy only.
+"""Words, tags and spans: alignment of words with tokens, tag schemes, and decoding under a scheme's rules.
 
 BIOES (Begin, Inside, Outside, End, Single; Ratinov and Roth, 2009, "Design Challenges and Misconceptions in Named
-Entity Recognition", there called BILOU) marks both borders of a span. IO marks its type alone.
+Entity Recognition", there called BILOU) marks both borders of a span. IO marks its type alone. numpy only.
 """
+
+from dataclasses import dataclass
+from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 
@@ -235,6 +239,114 @@ def first_subtokens(words, offsets):
     first = np.flatnonzero(word > np.concatenate([[-1], last[:-1]]))
     last_word = np.maximum.reduceat(last, first)
     return positions[first], np.stack([words[word[first], 0], words[last_word, 1]], axis=1)
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """The chunks of several texts: what the model reads, and what decoding needs.
+
+    Tokens and words of all chunks are concatenated in the order of the chunks.
+    """
+
+    texts: list[str]
+    owners: np.ndarray  # (chunks,) index of the text that each chunk is from
+    borders: np.ndarray  # (chunks, 2) start and end in that text
+    token_counts: np.ndarray  # (chunks,)
+    word_counts: np.ndarray  # (chunks,)
+    inputs: dict[str, np.ndarray]  # (all tokens,) each
+    positions: np.ndarray  # (all words,) the token of its chunk that carries each word's tags
+    spans: np.ndarray  # (all words, 2) start and end in the text
+
+    @property
+    def first_tokens(self) -> np.ndarray:
+        """`(chunks,)` where the tokens of each chunk begin."""
+        return np.cumsum(self.token_counts) - self.token_counts
+
+    @property
+    def first_words(self) -> np.ndarray:
+        """`(chunks,)` where the words of each chunk begin."""
+        return np.cumsum(self.word_counts) - self.word_counts
+
+    @classmethod
+    def aligned(cls, texts: list[str], owners, borders, words, encodings, input_names) -> "Chunks":
+        """Aligns the words of all chunks with their tokens; leaves out chunks without a word.
+
+        Args:
+            texts: The texts.
+            owners, borders, encodings: Index of the text, `(start, end)` in it and `Encoding` of each chunk, see
+                `encode_chunks`.
+            words: For each chunk `(start, end)` of its words, in characters of the chunk.
+            input_names: What the model reads of an encoding.
+        """
+        owners = np.array(owners, dtype=np.int64)  # (chunks,)
+        borders = np.array(borders, dtype=np.int64).reshape(-1, 2)  # (chunks, 2)
+        starts, ends = borders.T  # (chunks,)
+        tokens = np.array([len(encoding) for encoding in encodings], dtype=np.int64)  # (chunks,)
+        # All chunks at once, as if they stood in one text with a gap behind each.
+        shift = np.concatenate([[0], np.cumsum(ends - starts + 1)])[:-1].astype(np.int64)  # (chunks,)
+        spans = _flat(border for pairs in words for pair in pairs for border in pair).reshape(-1, 2)
+        spans += np.repeat(shift, [len(pairs) for pairs in words])[:, None]
+        offsets = _flat(chain.from_iterable(chain.from_iterable(e.offsets for e in encodings))).reshape(-1, 2)
+        chunk_of = np.repeat(np.arange(len(owners)), tokens)  # (all tokens,)
+        positions, spans = first_subtokens(spans, offsets + shift[chunk_of][:, None])
+        chunk_of = chunk_of[positions]  # (all words,)
+        word_counts = np.bincount(chunk_of, minlength=len(owners))  # (chunks,)
+        # A chunk without a word, such as a zero-width space, has nothing to tag and no sentiment.
+        kept = word_counts > 0
+        token_kept = np.repeat(kept, tokens)  # (all tokens,)
+        fields = {"input_ids": lambda e: e.ids, "token_type_ids": lambda e: e.type_ids}
+        return cls(
+            texts=texts,
+            owners=owners[kept],
+            borders=borders[kept],
+            token_counts=tokens[kept],
+            word_counts=word_counts[kept],
+            inputs={
+                name: _flat(chain.from_iterable(map(read, encodings)))[token_kept]
+                for name, read in fields.items()
+                if name in input_names
+            },
+            positions=positions - (np.cumsum(tokens) - tokens)[chunk_of],
+            spans=spans + (starts - shift)[chunk_of][:, None],
+        )
+
+
+class Span(NamedTuple):
+    """A topic or an entity of a text."""
+
+    start: int
+    end: int
+    type: str
+    score: float
+    sentiments: np.ndarray  # (classes,) probabilities
+
+
+@dataclass(frozen=True)
+class TextAnalysis:
+    """What the model says of one text, before the caller's options apply."""
+
+    text: str
+    topics: list[Span]
+    entities: list[Span]
+    sentiments: np.ndarray  # (chunks, classes) probabilities
+    borders: np.ndarray  # (chunks, 2) start and end
+
+
+def without_overlaps(spans: list[Span]) -> list[Span]:
+    """Spans of all chunks in text order; of those that overlap, where chunks repeat words, the longest is kept."""
+    kept, last_end = [], -1
+    for span in sorted(spans, key=lambda s: (s.start, -s.end, -s.score)):
+        if span.start >= last_end:
+            kept.append(span)
+            last_end = span.end
+        elif span.end - span.start > kept[-1].end - kept[-1].start:
+            kept[-1] = span
+            last_end = span.end
+    return kept
+
+
+def _flat(numbers):
+    return np.fromiter(numbers, dtype=np.int64)
 
 
 def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -86,7 +86,27 @@ def occurrences(pattern, text):
     return [match.span() for match in re.finditer(pattern, text)]
 
 
-# Sentiment of topics
+# Sentiment of topics and entities
+
+
+def test_sentiment_of_entities_worked_out_by_hand(monkeypatch, table):
+    """Read at an entity's own words, the mean of their logits, whatever stands beside them."""
+    _, _, feeling = table.model.tables
+    places = {word: i for i, word in enumerate(TABLE, start=1)}
+    said = feeling.clone()
+    for word, logits in {"Ana": [0, 0, 5], "de": [0, 1, 0], "Torres": [4, 0, 0], "Lima": [0, 2, 0]}.items():
+        said[places[word]] = torch.tensor(logits, dtype=torch.float)
+    monkeypatch.setattr(table.model, "tables", (*table.model.tables[:2], said))
+    monkeypatch.setattr(table.model.config, "temperatures", {"topic": 1.0, "ner": 1.0, "sentiment": 2.0})
+    text = "bad bad Ana de Torres. good good Lima bad"
+    expected = [("PER", "Ana de Torres", softmax(4 / 6, 1 / 6, 5 / 6)), ("LOC", "Lima", softmax(0, 1, 0))]
+    for how in ({}, {"max_words": 6}, {"max_words": 6, "overlap_words": 2}, {"batch_size": 2, "max_words": 5}):
+        entities = table(text, **how)["entities"]
+        assert [(e["entity_group"], e["word"]) for e in entities] == [(kind, word) for kind, word, _ in expected]
+        for entity, (*_, shares) in zip(entities, expected):
+            assert list(entity)[-2:] == ["sentiment", "sentiment_score"]
+            assert entity["sentiment"] == SENTIMENTS[shares.index(max(shares))]
+            assert entity["sentiment_score"] == pytest.approx(max(shares), abs=1e-6)
 
 
 def test_sentiment_of_topics_worked_out_by_hand(monkeypatch, table):
@@ -288,7 +308,7 @@ def test_threshold_leaves_out_topics_alone(pipe, threshold):
 # Where parameters come from
 
 PARAMETERS = {"max_words": 7, "overlap_words": 3, "aggregation": "vote", "top_k": 2, "threshold": 0.2}
-PARAMETERS["return_chunks"] = True
+PARAMETERS |= {"return_chunks": True, "entity_threshold": 0.3}
 
 
 @pytest.mark.parametrize("names", [[name] for name in PARAMETERS if name != "overlap_words"] + [list(PARAMETERS)])
@@ -302,7 +322,7 @@ def test_constructor_and_call_take_the_same_parameters(pipe, names):
     assert expected != pipe(text)
     # a call overrides for itself alone
     default = {"max_words": None, "overlap_words": 0, "aggregation": "max", "top_k": None, "threshold": 0.0}
-    default["return_chunks"] = False
+    default |= {"return_chunks": False, "entity_threshold": 0.0}
     assert_same(made(text, **default), pipe(text))
     assert_same(made(text), expected)
 
@@ -335,6 +355,8 @@ WRONG = [
     ("aggregation", "median"), ("aggregation", None), ("aggregation", ["max"]),
     ("top_k", 0), ("top_k", -1), ("top_k", 2.0), ("top_k", "3"), ("top_k", True),
     ("threshold", -0.1), ("threshold", 1.5), ("threshold", "0.5"), ("threshold", math.nan), ("threshold", None),
+    ("entity_threshold", -0.1), ("entity_threshold", 1.5), ("entity_threshold", "0.5"), ("entity_threshold", math.nan),
+    ("entity_threshold", None), ("entity_threshold", True),
     ("batch_size", 0), ("batch_size", -1), ("batch_size", 2.0), ("num_workers", -1), ("num_workers", "1"),
     ("return_chunks", 1), ("return_chunks", None), ("truncation", True), ("topk", 3),
 ]  # fmt: skip
