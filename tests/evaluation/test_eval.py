@@ -99,12 +99,12 @@ def test_missing_checkpoint_and_data_are_errors(tmp_path, hub_folder, labelled):
 
 
 def test_recorded_results_are_those_of_the_shipped_weights():
-    """The README's table is the one that eval.py wrote, for the weights that lie beside it."""
+    """The table in docs/results.md is the one that eval.py wrote, for the weights of this folder."""
     record = json.loads((ROOT / "results" / "eval_results.json").read_text())
     assert record["weights_sha256"] == hashlib.sha256((ROOT / "model.safetensors").read_bytes()).hexdigest()
     table = results_table(record["results"])
     assert table == (ROOT / "results" / "eval_results.md").read_text()
-    assert table in (ROOT / "README.md").read_text()
+    assert table in (ROOT / "docs" / "results.md").read_text()
 
 
 def test_an_onnx_file_is_evaluated_like_the_weights(onnx_folder, data_file, tmp_path):

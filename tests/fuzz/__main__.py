@@ -1,4 +1,4 @@
-"""Fuzzes for a time, `python -m tests.fuzz --seconds 600 [TARGET ...]`; adds it to `record.json` and the README.
+"""Fuzzes for a time, `python -m tests.fuzz --seconds 600 [TARGET ...]`; adds it to `record.json` and docs/fuzzing.md.
 
 What is found ends a target's time. The input is kept in `out/fuzz`; to see it shrunk to an example,
 `pytest tests/fuzz -k TARGET --hypothesis-profile fuzz`.
@@ -21,7 +21,7 @@ from . import TARGETS
 
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent.parent
-RECORD, README = FOLDER / "record.json", FOLDER.parent / "README.md"
+RECORD, PAGE = FOLDER / "record.json", ROOT / "docs" / "fuzzing.md"
 PACKAGES = ("atheris", "hypothesis", "numpy", "pyarrow", "tokenizers", "torch", "transformers")
 HANG_SECONDS, MEGABYTES = 60, 4096  # an input that takes more is a finding
 
@@ -97,7 +97,7 @@ def table(runs):
 
 
 def with_table(text, runs):
-    """The README with the table of what is recorded."""
+    """The page with the table of the recorded runs."""
     return re.sub(r"(?s)(<!-- fuzz -->\n).*?(\n<!-- end -->)", lambda m: m[1] + table(runs) + m[2], text)
 
 
@@ -118,7 +118,7 @@ def main(argv=None):
         lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in [*runs, {**run, **versions()}])
         arguments.record.write_text(f"[\n{lines}\n]\n", encoding="utf-8")  # a run a line
         if arguments.record == RECORD:
-            README.write_text(with_table(README.read_text("utf-8"), json.loads(RECORD.read_text("utf-8"))), "utf-8")
+            PAGE.write_text(with_table(PAGE.read_text("utf-8"), json.loads(RECORD.read_text("utf-8"))), "utf-8")
         print(f"{target}: {run['cases']:,} cases in {run['seconds']} s; {run['finding'] or 'nothing found'}")
         failed = failed or run["finding"] is not None
     sys.exit(failed)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import settings
 
 from tests.fuzz import TARGETS
-from tests.fuzz.__main__ import README, RECORD, with_table
+from tests.fuzz.__main__ import PAGE, RECORD, with_table
 
 MOST = {"pipeline": 60, "command": 30}  # what takes longer than a millisecond
 
@@ -18,7 +18,7 @@ def test_property(target):
     settings(max_examples=MOST.get(target, 300))(importlib.import_module(f"tests.fuzz.{target}").holds)()
 
 
-def test_the_readme_tells_what_is_recorded():
+def test_the_docs_show_what_is_recorded():
     runs = json.loads(RECORD.read_text("utf-8"))
-    assert with_table(README.read_text("utf-8"), runs) == README.read_text("utf-8")
+    assert with_table(PAGE.read_text("utf-8"), runs) == PAGE.read_text("utf-8")
     assert {run["target"] for run in runs} <= set(TARGETS)

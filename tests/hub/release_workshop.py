@@ -1,6 +1,6 @@
-"""A pytest plugin, what the tests of a release share: a clone with a tiny model, a Hub on loopback, and the command.
+"""A pytest plugin with what the tests of a release share: a clone with a tiny model, a Hub on loopback, the command.
 
-It imports nothing that only the toolchain has until a test asks for it.
+It imports what only the toolchain has when a test needs it, not before.
 """
 
 import hashlib
@@ -39,14 +39,17 @@ PLANTED = [
     *("data/train.parquet", "adapter/optimizer.pt", "onnx/.cache/x.onnx"),
 ]
 CARD = """
-![A picture](confusion.png) and [int8](results/int8/eval_results.json)
+![A picture](confusion.png), [int8](results/int8/eval_results.json) and [more](docs/more.md)
 
 <!-- int8 -->
 <!-- /int8 -->
 """
+MORE = "[Figures](../results/eval_results.json), ![a picture](../examples/app.png), the [card](../README.md)\n"
+VERSIONS = ("2.0.0", "1.1.0-rc.1", "1.0.1", "1.0.0", "1.0.0-rc.1", "0.9.0")
 EXPECTED = {
     *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
-    *("README.md", "eval_results.json", "bench/results/int8/eval_results.json"),
+    *("README.md", "LICENSE", "docs/more.md", "examples/app.png"),
+    *("eval_results.json", "bench/results/int8/eval_results.json"),
     *(
         "configuration_tsn.py",
         "modeling_tsn.py",
@@ -109,7 +112,7 @@ def original(onnx_folder, data_file, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("release") / "clone"
     shutil.copytree(onnx_folder, folder)
-    for path in (*ROOT.glob("*.py"), ROOT / ".gitignore"):
+    for path in (*ROOT.glob("*.py"), ROOT / ".gitignore", ROOT / "LICENSE"):
         shutil.copy(path, folder)
     for name in ("tsn", "requirements"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -124,6 +127,11 @@ def original(onnx_folder, data_file, tmp_path_factory):
     int8.mkdir(parents=True)
     evaluation.main([str(folder), str(data_file), "--onnx_file", "model_quantized.onnx", "--output_dir", str(int8)])
     report_onnx(folder)
+    for page, text in (("docs/more.md", MORE), ("examples/app.png", "PNG")):
+        (folder / page).parent.mkdir(exist_ok=True)
+        (folder / page).write_text(text, "utf-8")
+    entries = "".join(f"\n## [{version}] - 2026-11-25\n\n- Better.\n" for version in VERSIONS)
+    (folder / "CHANGELOG.md").write_text(f"# Changelog\n{entries}", "utf-8")
     card = NEW_CARD.format(name="tsn", task="topic-sentiment-ner") + CARD
     (folder / "README.md").write_text(card, "utf-8")
     subprocess.run([sys.executable, "-m", "tsn.hub.card"], cwd=folder, check=True)
@@ -157,6 +165,7 @@ def lay_out_as_on_the_hub(folder):
         shutil.copy(folder / moved.get(name, name.removeprefix("bench/")), there / name)
     card = (folder / "README.md").read_text("utf-8")
     (there / "README.md").write_text(card.replace("](results/", "](bench/results/"), "utf-8")
+    (there / "docs/more.md").write_text(MORE.replace("../results/eval", "../eval"), "utf-8")
 
 
 def start(folder, hub, *arguments, version="1.0.0", token="writer-token", stub="none"):

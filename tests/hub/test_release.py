@@ -95,7 +95,7 @@ def test_only_the_listed_files_travel(two, original):
     commits, named = two["repository"]["commits"], two["repository"]["tags"]
     assert set(commits[named["v1.0.0"]]["files"]) == EXPECTED
     assert set(commits[named["v1.1.0-rc.1"]]["files"]) == {
-        name for name in EXPECTED if not name.startswith(("onnx/", "bench/"))
+        name for name in EXPECTED if not name.startswith(("onnx/", "bench/", "docs/", "examples/"))
     }
     assert two["files"] == {name.partition("/")[0] for name in EXPECTED}
 
@@ -161,7 +161,7 @@ def test_an_upload_that_is_killed_goes_on_in_a_second_run(clone, hub):
     repository = hub.store.load("org/tsn")
     assert repository["tags"] == {"v1.0.0": repository["branches"]["main"]} and len(repository["commits"]) == 2
     again = release(clone, hub, stub="all")
-    assert again.returncode == 0 and "released already" in again.stderr
+    assert again.returncode == 0 and "already been released" in again.stderr
     (clone / "handler.py").write_text((clone / "handler.py").read_text("utf-8") + "# changed\n", "utf-8")
     commit_all(clone)
     for version, words in (("1.0.0", "holds other files"), ("0.9.0", "must be greater"), ("1.0.0-rc.1", "greater")):
@@ -175,7 +175,7 @@ def test_an_upload_that_is_killed_goes_on_in_a_second_run(clone, hub):
 def test_answers_that_differ_are_not_tagged(clone, hub):
     """As when the Hub's copy of the weights is another one."""
     done = release(clone, hub, stub="local")
-    assert done.returncode == 1 and "answers otherwise" in done.stderr and not tags(hub), done.stderr
+    assert done.returncode == 1 and "gives other answers" in done.stderr and not tags(hub), done.stderr
 
 
 def test_a_private_release_on_a_branch(clone, hub):

@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import ROOT, make_model, make_tokenizer
 from tests.hub.release_workshop import EXPECTED, commit_all, evaluate, record_tests, release, sha256, tags
-from tsn.hub.files import hub_card
+from tsn.hub.files import hub_page
 from tsn.hub.folder import write_hub_folder
 
 pytestmark = pytest.mark.slow
@@ -38,11 +38,11 @@ def quantize_again(folder):
     "harm, words, commits",
     [
         (edit("handler.py", lambda code: code + b"# changed\n"), "not clean", False),
-        (lambda folder: (folder / "out" / "test_results.json").unlink(), "were not run", False),
+        (lambda folder: (folder / "out" / "test_results.json").unlink(), "have not been run", False),
         (lambda folder: record_tests(folder, exit_status=1, failed=2), "2 failed of 11", False),
         (lambda folder: record_tests(folder, clean=False), "another state", False),
         (edit("handler.py", lambda code: code + b"# changed\n"), None, True),
-        (lambda folder: shutil.rmtree(folder / "onnx"), "tells of int8", True),
+        (lambda folder: shutil.rmtree(folder / "onnx"), "reports int8 results", True),
         (quantize_again, "int8/eval_results.json was measured on another file than onnx/", True),
         (
             edit_json("results/eval_results.json", weights_sha256="0"),
@@ -56,6 +56,12 @@ def quantize_again(folder):
         (edit("README.md", lambda card: card + b"[x](../secret.md)\n"), "../secret.md", True),
         (edit("README.md", lambda card: card + b"[x](.env)\n"), ".env", True),
         (edit("README.md", lambda card: card + b"hf_" + b"a" * 34), "README.md holds an access token", True),
+        (edit("docs/more.md", lambda page: page + b"hf_" + b"a" * 34), "docs/more.md holds an access token", True),
+        (edit("docs/more.md", lambda page: page + b"[x](../train.py)\n"), "docs/more.md links to ../train.py", True),
+        (lambda folder: (folder / "docs" / "more.md").unlink(), "docs/more.md belongs to a release", True),
+        (lambda folder: (folder / "LICENSE").unlink(), "LICENSE belongs to a release", True),
+        (edit("CHANGELOG.md", lambda text: text.replace(b"[1.0.0]", b"[1.0.0-a]")), "has no entry", True),
+        (lambda folder: (folder / "CHANGELOG.md").unlink(), "CHANGELOG.md has no entry for this version", True),
         (edit_json("config.json", _name_or_path="/home/someone/model"), "config.json holds a path", True),
         (edit("README.md", lambda card: card.replace(b"<!-- results -->", b"")), "no <!-- results -->", True),
         (edit("README.md", lambda card: card.replace(b"| all ", b"| ALL ", 1)), "behind the recorded results", True),
@@ -108,7 +114,7 @@ def test_a_dry_run_prints_files_sizes_and_card_and_asks_no_server(clone, hub):
         listed[name] = int(size.replace(",", ""))
     assert set(listed) == EXPECTED - {".gitattributes"}
     assert listed["model.safetensors"] == (clone / "model.safetensors").stat().st_size
-    assert done.stdout.endswith(hub_card((clone / "README.md").read_text("utf-8")))
+    assert done.stdout.endswith(hub_page((clone / "README.md").read_text("utf-8")))
 
 
 def test_a_model_of_ones_own(clone, hub, data_file):

@@ -1,4 +1,4 @@
-"""The README's recipe for Spark, as it stands there, on local Spark."""
+"""The recipe for Spark of docs/scoring.md, as it stands there, on local Spark."""
 
 import json
 import os
@@ -23,8 +23,8 @@ pytestmark = [
 
 
 def test_the_recipe_gives_what_the_pipeline_gives(hub_folder, tmp_path):
-    readme = (ROOT / "README.md").read_text("utf-8")
-    [recipe] = [block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "pandas_udf" in block]
+    page = (ROOT / "docs" / "scoring.md").read_text("utf-8")
+    [recipe] = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "pandas_udf" in block]
     assert recipe.count("org/tsn") == recipe.count("reviews.jsonl") == 1
     (tmp_path / "recipe.py").write_text(recipe.replace("org/tsn", str(hub_folder)), "utf-8")
     rows = [{"n": i, "text": (*TEXTS, "", None)[i % 7]} for i in range(700)]

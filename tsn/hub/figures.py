@@ -1,4 +1,4 @@
-"""What the card shows of recorded benchmarks, as Markdown and as a picture; `bench` reports them likewise."""
+"""Recorded benchmarks as the card and the reports of `bench` show them: tables and a picture."""
 
 from matplotlib.figure import Figure
 
@@ -9,7 +9,7 @@ ENGINES = {"torch": "fp32 torch", "onnx": "fp32 ONNX", "int8": "int8 ONNX"}
 
 
 def number(value):
-    """With thousands, and decimals below 100."""
+    """With thousands separators, and one decimal below 100."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
@@ -19,12 +19,12 @@ def ratio(spread):
 
 
 def summary(record):
-    """The ratios alone, with what they were measured on."""
+    """The ratios, and what they were measured on."""
     return f"{summary_table(record)}\n{circumstances(record)}"
 
 
 def circumstances(record):
-    """What a run was measured on."""
+    """The machine, versions, texts and repeats of a run."""
     machine = record["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     features = [name if there else f"no {name}" for name, there in machine["features"].items()]

@@ -1,6 +1,7 @@
 """Which files a Hub repository of TSN holds: those named here and no others."""
 
 import json
+import posixpath
 import re
 import tempfile
 from itertools import chain
@@ -9,11 +10,13 @@ from pathlib import Path
 from tsn.paths import EVAL_RESULTS, RESULTS, ROOT
 
 TASK = "topic-sentiment-ner"
+CARD = "README.md"
 RUNTIME_FILES = (
     *("configuration_tsn.py", "modeling_tsn.py", "onnx_tsn.py"),
     *("tagging_tsn.py", "chunking_tsn.py", "pipeline_tsn.py"),
 )
 SERVING_FILES = {  # name on the Hub: name here
+    "LICENSE": "LICENSE",  # of the code, which travels with every model
     "handler.py": "handler.py",
     "requirements.txt": "requirements/endpoint.txt",  # what an Inference Endpoint installs beside what it has
     "app.py": "app.py",
@@ -47,8 +50,8 @@ def read_record(path):
     """A file of recorded results.
 
     Raises:
-        OSError: it is not there.
-        ValueError: it is not JSON; or later, of any dict in it, when a key is asked for that it lacks.
+        OSError: it is missing.
+        ValueError: it is not JSON; or later, when a key is read that the file lacks.
     """
 
     class Record(dict):
@@ -61,30 +64,52 @@ def read_record(path):
         raise ValueError(f"{path} is damaged ({error}): write it again") from error
 
 
-def release_files(folder, card):
+def read_pages(folder):
+    """README.md and the Markdown pages that it links to, directly or through each other: names to texts.
+
+    The tables that commands write under `results/` are files like any other, not pages.
+
+    Raises:
+        ValueError: a page is missing, or links to what it may not, see `linked_files`.
+    """
+    pages, left = {}, [CARD]
+    while left:
+        name = left.pop(0)
+        if name in pages:
+            continue
+        if not (folder / name).is_file():
+            raise ValueError(f"{name} belongs to a release and is not in {folder}")
+        pages[name] = (folder / name).read_text(encoding="utf-8")
+        links = linked_files(pages[name], name)
+        left += [link for link in links if link.endswith(".md") and not Path(link).is_relative_to(RESULTS)]
+    return pages
+
+
+def release_files(folder, pages):
     """The files of a release.
 
     Args:
         folder: Of the checkpoint; with `onnx/` and folders of adapters if it has any.
-        card: The text of its README.md. The pictures and tables that it links to, by relative path, travel with it.
+        pages: README.md and the pages that it links to, names to texts. What they link to by a relative path,
+            pictures and recorded results, travels with them.
 
     Returns:
-        dict: names on the Hub, in order, to paths here. The card is not among them.
+        dict: names on the Hub, in order, to paths here. README.md is not among them.
 
     Raises:
         ValueError: a file is missing, or is a link out of its folder.
     """
     folder = Path(folder).resolve()
     ours = {**{name: name for name in RUNTIME_FILES}, **SERVING_FILES}
-    found = [*_NEEDED, *(name for name in _OPTIONAL if (folder / name).exists())]
-    found += [f"onnx/{path.name}" for path in folder.glob("onnx/*") if _ONNX.fullmatch(path.name)]
+    own = [*_NEEDED, *(name for name in _OPTIONAL if (folder / name).exists())]
+    own += [f"onnx/{path.name}" for path in folder.glob("onnx/*") if _ONNX.fullmatch(path.name)]
     for config in folder.glob("*/adapter_config.json"):
         if not config.parent.name.startswith("checkpoint-"):  # the trainer's own
-            found += [f"{config.parent.name}/{name}" for name in _ADAPTER]
-    found += linked_files(card)
-    places = {name: (ROOT, source) for name, source in ours.items()} | {
-        hub_name(name): (folder, name) for name in found
-    }
+            own += [f"{config.parent.name}/{name}" for name in _ADAPTER]
+    for page, text in pages.items():
+        own += [name for name in linked_files(text, page) if name not in (CARD, *ours)]
+    places = {name: (ROOT, source) for name, source in ours.items()}
+    places |= {hub_name(name): (folder, name) for name in own}
     for base, source in places.values():
         if not (base / source).is_file():
             raise ValueError(f"{source} belongs to a release and is not in {base}")
@@ -102,39 +127,45 @@ def hub_name(path):
     return f"bench/{path.as_posix()}" if path.is_relative_to(RESULTS) else path.as_posix()
 
 
-def hub_card(card):
-    """The card as it stands on the Hub: its links name files as `hub_name` does."""
+def hub_page(text, page=CARD):
+    """A page as it stands on the Hub: its links name files as `hub_name` does."""
+    folder = posixpath.dirname(page)
 
     def renamed(match):
-        target = match[1] or match[2] or ""  # none in code
+        target = match[1] or match[2] or ""  # empty in code
         path, mark, place = target.partition("#")
-        if not Path(path).is_relative_to(RESULTS):
+        name = posixpath.normpath(posixpath.join(folder, path))
+        if not Path(name).is_relative_to(RESULTS):
             return match[0]
-        return match[0].replace(target, f"{hub_name(path)}{mark}{place}", 1)
+        link = posixpath.relpath(hub_name(name), folder or ".")
+        return match[0].replace(target, f"{link}{mark}{place}", 1)
 
-    return _CODE_OR_LINK.sub(renamed, card)
+    return _CODE_OR_LINK.sub(renamed, text)
 
 
-def linked_files(card):
-    """Names of the files that a card links to by a relative path.
+def linked_files(text, page=CARD):
+    """Names of the files that a page links to by a relative path, seen from the folder that holds README.md.
 
     Raises:
-        ValueError: such a path leaves the folder, or is of a type that no card needs.
+        ValueError: such a path leaves the folder, or is of a type that no page needs.
     """
     names = []
-    for link in _LINK.finditer(_CODE.sub("", card)):
+    for link in _LINK.finditer(_CODE.sub("", text)):
         target = link[1] or link[2]
         if re.match(r"[a-z][a-z+.-]*:|#|//", target, re.IGNORECASE):
             continue
-        path = Path(target.partition("#")[0])
-        if path.is_absolute() or ".." in path.parts or path.suffix not in _LINKED_TYPES:
-            raise ValueError(f"README.md links to {target}; a card may link to .png, .json and .md files beside it")
-        names.append(path.as_posix())
+        name = posixpath.normpath(posixpath.join(posixpath.dirname(page), target.partition("#")[0]))
+        allowed = Path(name).suffix in _LINKED_TYPES or name == "LICENSE"
+        if name.startswith(("/", "..")) or "\\" in name or not allowed:
+            raise ValueError(
+                f"{page} links to {target}; a page may link to .png, .json and .md files of this folder and to LICENSE"
+            )
+        names.append(name)
     return list(dict.fromkeys(names))
 
 
 def check_content(name, content):
-    """Raises `ValueError` if the bytes hold what must not be published: tokens, keys, paths of a machine."""
+    """Raises `ValueError` if the bytes hold what must not be published: tokens, keys, a machine's paths."""
     for what, patterns in _SECRETS.items():
         for match in chain.from_iterable(re.finditer(pattern, content) for pattern in patterns):
             before = content[max(match.start() - 1, 0) : match.start()]

@@ -1,4 +1,4 @@
-"""Releases a checkpoint to the Hub: one commit, verified, then tagged: what `release.py` does."""
+"""What `release.py` does: releases a checkpoint to the Hub in one commit, which is verified, then tagged."""
 
 import re
 import shutil
@@ -10,13 +10,14 @@ from pathlib import Path
 import semver
 from huggingface_hub import constants, get_token
 
-from tsn.hub.card import INT8_MARKER, card_text
+from tsn.hub.card import INT8_MARKER, card_pages, write_pages
 from tsn.hub.files import (
+    CARD,
     INT8_FILE,
     QUANTIZATION_REPORT,
     check_content,
-    hub_card,
     hub_name,
+    hub_page,
     read_record,
     release_files,
 )
@@ -24,6 +25,7 @@ from tsn.hub.repository import HubError, Repository
 from tsn.hub.verify import ask, download, same
 from tsn.paths import EVAL_RESULTS, INT8_RESULTS, ROOT, sha256
 
+CHANGELOG = "CHANGELOG.md"
 TEST_RESULTS = ROOT / "out" / "test_results.json"  # written by `make test`, see tests/record_tests.py
 
 
@@ -51,9 +53,9 @@ def check_names(arguments):
         raise ValueError(f"--revision is a branch, such as main; {arguments.revision} would be taken for a tag")
 
 
-def find_problems(files, card):
-    """Why this must not be released, a list of messages: the work tree, the tests, the recorded results."""
-    return [*_unclean(), *_untested(), *_unmeasured(files, card)]
+def find_problems(files, pages, folder, version):
+    """Why this must not be released, a list of messages: work tree, tests, changelog, recorded results."""
+    return [*_unclean(), *_untested(), *_unexplained(folder, version), *_unmeasured(files, pages)]
 
 
 def _unclean():
@@ -63,16 +65,27 @@ def _unclean():
 
 def _untested():
     if not TEST_RESULTS.exists():
-        return ["the tests were not run here: make test"]
+        return ["the tests have not been run here: make test"]
     tests, head = read_record(TEST_RESULTS), git("rev-parse", "HEAD")
     if tests["commit"] != head or not tests["clean"]:
-        return [f"the tests were last run at another state than commit {head[:10]}: make test"]
+        return [f"the tests were last run on another state than commit {head[:10]}: make test"]
     if tests["exit_status"] != 0 or not tests["passed"]:
         return [f"the tests did not pass: {tests['failed']} failed of {tests['failed'] + tests['passed']}"]
     return []
 
 
-def _unmeasured(files, card):
+def _unexplained(folder, version):
+    """A version has an entry in the changelog; a model outside this repository needs none."""
+    path = folder / CHANGELOG
+    if folder != ROOT and not path.exists():
+        return []
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    if re.search(rf"^## \[?{re.escape(version)}\]?(\s|$)", text, re.MULTILINE):
+        return []
+    return [f"{CHANGELOG} has no entry for this version: add `## [{version}] - DATE` and what changed"]
+
+
+def _unmeasured(files, pages):
     weights, problems = sha256(files["model.safetensors"]), []
     if read_record(files[hub_name(EVAL_RESULTS)])["weights_sha256"] != weights:
         problems.append(f"{EVAL_RESULTS} was measured on other weights than model.safetensors: make eval")
@@ -84,41 +97,41 @@ def _unmeasured(files, card):
         if report["weights_sha256"] != weights:
             problems.append("the ONNX files were made of other weights than model.safetensors: make int8")
         problems += [
-            f"{name} is not the file that {QUANTIZATION_REPORT} tells of: make int8"
+            f"{name} is not the file that {QUANTIZATION_REPORT} describes: make int8"
             for name, digest in onnx.items()
             if report["files"].get(Path(name).name, {}).get("sha256") != digest
         ]
-    if INT8_MARKER in card:
+    if any(INT8_MARKER in text for text in pages.values()):
         if INT8_FILE not in files:
-            problems.append(f"README.md tells of int8 and there is no {INT8_FILE}: make int8")
+            problems.append(f"the card reports int8 results but {INT8_FILE} is missing: make int8")
         elif read_record(files[hub_name(INT8_RESULTS)])["weights_sha256"] != onnx[INT8_FILE]:
             problems.append(f"{INT8_RESULTS} was measured on another file than {INT8_FILE}: make int8")
     return problems
 
 
-def stage(files, card, folder):
+def stage(files, pages, folder):
     """Copies the files to a folder as they will stand on the Hub: what is checked is what is sent.
 
     Raises:
         ValueError: a file holds what must not be published.
     """
     staged = {}
-    for name, path in {**files, "README.md": None}.items():
+    for name in sorted({*files, *pages}):
         staged[name] = folder / name
         staged[name].parent.mkdir(parents=True, exist_ok=True)
-        if path is None:
-            staged[name].write_bytes(hub_card(card).encode())
+        if name in pages:
+            staged[name].write_bytes(hub_page(pages[name], name).encode())
         else:
-            shutil.copyfile(path, staged[name])
+            shutil.copyfile(files[name], staged[name])
         check_content(name, staged[name].read_bytes())
-    return dict(sorted(staged.items()))
+    return staged
 
 
 def describe(staged):
     """The file list with sizes, and the card."""
     sizes = {name: path.stat().st_size for name, path in staged.items()}
     lines = [f"{size:>13,}  {name}" for name, size in sizes.items()]
-    card = staged["README.md"].read_text(encoding="utf-8")
+    card = staged[CARD].read_text(encoding="utf-8")
     return "\n".join([*lines, f"{sum(sizes.values()):>13,}  bytes in {len(sizes)} files", "", card])
 
 
@@ -130,7 +143,7 @@ def verify(repo_id, commit, staged, expected, token):
     """Downloads the commit into an empty cache and compares files and answers with those here.
 
     Raises:
-        HubError: something differs, or it cannot be had.
+        HubError: something differs, or the download failed.
     """
     with tempfile.TemporaryDirectory() as cache:
         try:
@@ -138,32 +151,32 @@ def verify(repo_id, commit, staged, expected, token):
             for name, path in staged.items():  # before anything of it is run
                 if not (folder / name).is_file() or (folder / name).read_bytes() != path.read_bytes():
                     raise HubError(f"{name} of commit {commit} is not the file that was sent; it is not tagged")
-            found = ask(repo_id, [name for name in expected if name != "torch"], cache, commit)
+            answers = ask(repo_id, [name for name in expected if name != "torch"], cache, commit)
         except RuntimeError as error:
             raise HubError(f"commit {commit} could not be verified and is not tagged: {error}") from error
-    for engine, answers in expected.items():
-        if not same(found[engine], answers):
-            raise HubError(f"commit {commit} answers otherwise than the files here ({engine}); it is not tagged")
+    for engine, wanted in expected.items():
+        if not same(answers[engine], wanted):
+            raise HubError(f"commit {commit} gives other answers than the files here ({engine}); it is not tagged")
 
 
 def release(arguments):
-    """The command; see the root's `release.py`.
+    """What the command does; see `release.py`.
 
     Raises:
         ValueError: something here is not fit for a release.
-        HubError: the Hub did not do its part; nothing was tagged that was not verified.
+        HubError: the Hub refused or failed; nothing was tagged that was not verified.
     """
     check_names(arguments)
     folder = Path(arguments.checkpoint).resolve()
-    card = card_text(folder)
-    if not arguments.dry_run and (folder / "README.md").read_text(encoding="utf-8") != card:
-        (folder / "README.md").write_bytes(card.encode())
-        say("README.md was behind the recorded results and has been written anew.")
+    pages = card_pages(folder)
+    if not arguments.dry_run:
+        for name in write_pages(folder, pages):
+            say(f"{name} was behind the recorded results and has been filled again.")
     with tempfile.TemporaryDirectory(prefix="tsn-release-") as temporary:
-        staged = stage(release_files(folder, card), card, Path(temporary, "files"))
+        staged = stage(release_files(folder, pages), pages, Path(temporary, "files"))
         if arguments.dry_run:
             print(describe(staged), end="")
-        problems = find_problems(staged, card)
+        problems = find_problems(staged, pages, folder, arguments.version)
         if problems:
             raise ValueError("not fit for a release:\n- " + "\n- ".join(problems))
         if not arguments.dry_run:
@@ -172,7 +185,7 @@ def release(arguments):
 
 
 def publish(staged, arguments, cache):
-    """Uploads, verifies and tags, or finds that it was done.
+    """Uploads, verifies and tags, unless that has been done already.
 
     Raises:
         ValueError: the version is taken or too low, or the files do not load in a fresh process.
@@ -180,14 +193,14 @@ def publish(staged, arguments, cache):
     """
     version, token = arguments.version, arguments.token or get_token()
     if token is None:
-        raise HubError("there is no token: log in with `hf auth login`, set HF_TOKEN or pass --token")
+        raise HubError("no token: log in with `hf auth login`, set HF_TOKEN or pass --token")
     repository = Repository(arguments.repo_id, arguments.revision, token)
     _, tags = repository.references()
     tagged = repository.check_version(version, tags)
     if tagged is not None:
         if not repository.holds(staged, tagged):
             raise ValueError(f"v{version} is commit {tagged} and holds other files; choose a greater --version")
-        say(f"v{version} was released already, with these very files.")
+        say(f"v{version} has already been released, with exactly these files.")
         return
     say("Loading the files in a fresh process ...")
     onnx = [Path(name).name for name in staged if name.endswith(".onnx")]

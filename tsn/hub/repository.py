@@ -19,7 +19,7 @@ _KEPT = {".gitattributes"}  # the Hub's own file: says which files are stored as
 
 
 class HubError(Exception):
-    """The Hub did not do what a release needs; the message says what to do."""
+    """The Hub refused, failed or could not be reached; the message says what to do."""
 
 
 class _Retry(Retry):
@@ -39,7 +39,7 @@ class _PatientAdapter(HTTPAdapter):
 
 
 def _patient_session():
-    # PUT, which uploads a file's bytes, is left out: huggingface_hub retries it and winds the file back.
+    # Not PUT, which uploads a file's bytes: huggingface_hub retries it itself and rewinds the file.
     retry = _Retry(
         total=RETRIES,
         backoff_factor=0.5,
@@ -56,11 +56,11 @@ def _patient_session():
 class Repository:
     """A model repository on the Hub, as a release sees it.
 
-    Every method raises [`HubError`] where the Hub refuses or cannot be reached, after retrying what can be retried.
+    Every method raises [`HubError`] if the Hub refuses or cannot be reached, after retrying what can be retried.
 
     Args:
         repo_id: `"ORG/NAME"`.
-        branch: That releases are committed to.
+        branch: The branch that releases are committed to.
         token: A user access token, or None for the one of `HF_TOKEN` or `hf auth login`.
     """
 
@@ -72,8 +72,8 @@ class Repository:
     def _ask(self, method, **arguments):
         try:
             answer = getattr(self._api, method)(repo_id=self.repo_id, **arguments)
-            return list(answer) if isinstance(answer, Iterator) else answer  # pages are asked for as they are read
-        # RuntimeError is how huggingface_hub wraps a failed upload, ValueError a card that the Hub refuses.
+            return list(answer) if isinstance(answer, Iterator) else answer  # pages are fetched while they are read
+        # huggingface_hub raises RuntimeError for a failed upload and ValueError for a card that the Hub refuses.
         except (HfHubHTTPError, requests.RequestException, RuntimeError, ValueError) as error:
             raise HubError(self._explain(error)) from error
 
@@ -82,39 +82,38 @@ class Repository:
         while not isinstance(cause, (HfHubHTTPError, requests.RequestException)) and cause.__cause__ is not None:
             cause = cause.__cause__
         status = getattr(getattr(cause, "response", None), "status_code", None)
-        said = getattr(cause, "server_message", None) or str(error).strip().partition("\n")[0]
+        reason = getattr(cause, "server_message", None) or str(error).strip().partition("\n")[0]
         advice = {
-            404: f"{self.repo_id} or this revision of it is not there, or the token may not see it",
+            404: f"{self.repo_id} or this revision of it does not exist, or the token may not see it",
             401: "the token is not known to the Hub: log in with `hf auth login`, set HF_TOKEN or pass --token",
             403: f"the token may not write to {self.repo_id}: use one with write access",
-            409: "the repository was changed by someone else in the meantime: run the release again",
-            412: "the repository was changed by someone else in the meantime: run the release again",
+            409: "the repository was changed by someone else meanwhile: run the release again",
+            412: "the repository was changed by someone else meanwhile: run the release again",
         }.get(status)
         if advice:
-            return f"{advice} (the Hub answered {status}: {said})"
+            return f"{advice} (the Hub answered {status}: {reason})"
         if status is None and isinstance(cause, requests.RequestException):
-            return (
-                f"the Hub at {self._api.endpoint} cannot be reached or does not answer: run the release again ({said})"
-            )
+            hub = f"the Hub at {self._api.endpoint}"
+            return f"{hub} cannot be reached or does not answer: run the release again ({reason})"
         if status is not None and status >= 429:
-            return f"the Hub answered {status} again and again: run the release again later ({said})"
+            return f"the Hub answered {status} repeatedly: run the release again later ({reason})"
         return f"the Hub refused: {error}"
 
     def references(self):
-        """`(branches, tags)`, each a dict of names to commits; empty if there is no such repository."""
+        """`(branches, tags)`, each a dict of names to commits; empty if the repository does not exist."""
         try:
             refs = self._ask("list_repo_refs")
         except HubError as error:
             if isinstance(error.__cause__, RepositoryNotFoundError):
                 return {}, {}
             raise
-        return tuple({ref.name: ref.target_commit for ref in found} for found in (refs.branches, refs.tags))
+        return tuple({ref.name: ref.target_commit for ref in kind} for kind in (refs.branches, refs.tags))
 
     def check_version(self, version, tags):
-        """The commit that the version's tag names, or None if the version is greater than every released one.
+        """The commit that the version's tag names, or None if the version is greater than all released ones.
 
         Raises:
-            ValueError: it is neither.
+            ValueError: it is not tagged and not greater.
         """
         if f"v{version}" in tags:
             return tags[f"v{version}"]
@@ -124,10 +123,10 @@ class Repository:
         return None
 
     def create(self, private):
-        """Makes the repository and the branch where they are not there.
+        """Creates the repository and the branch if they do not exist.
 
         Raises:
-            HubError: it is to be private and is public.
+            HubError: a private one was asked for and it is public.
         """
         self._ask("create_repo", private=private or None, exist_ok=True)
         if private and not self._ask("model_info").private:
@@ -149,9 +148,9 @@ class Repository:
         return all(remote[name] in _hashes(path) for name, path in files.items())
 
     def commit(self, files, message):
-        """Makes one commit after which the branch holds these files and no others, unless it does already.
+        """Makes one commit after which the branch holds exactly these files, unless it does already.
 
-        What the last release had and this one has not is deleted; other files there are an error.
+        Files of the last release that this one lacks are deleted; any other file there is an error.
 
         Args:
             files: Names on the Hub to paths.
@@ -175,16 +174,16 @@ class Repository:
                 )
             operations += [CommitOperationDelete(path_in_repo=name) for name in gone]
         try:
-            made = self._ask(
+            created = self._ask(
                 "create_commit",
                 operations=operations,
                 commit_message=message,
                 revision=self.branch,
                 parent_commit=head,  # the Hub refuses if someone else commits in between
             )
-            commit = made.oid
+            commit = created.oid
         except HubError:
-            # The commit may have been made and its answer lost.
+            # The commit may exist although the answer was lost.
             commit = self.references()[0].get(self.branch)
             if commit in (None, head) or not self.holds(files, commit):
                 raise
@@ -193,7 +192,7 @@ class Repository:
         return commit
 
     def tag(self, version, commit):
-        """Tags the commit, and asks the Hub which commit the tag names.
+        """Tags the commit, then asks the Hub which commit the tag names.
 
         Raises:
             HubError: the tag names another one.
@@ -203,7 +202,7 @@ class Repository:
             try:
                 self._ask("create_tag", tag=name, revision=commit)
             except HubError:
-                if name not in self.references()[1]:  # made by the try whose answer was lost
+                if name not in self.references()[1]:  # created by a request whose answer was lost
                     raise
         named = self.references()[1].get(name)
         if named != commit:

@@ -1,7 +1,7 @@
 """What a model answers in a process that knows nothing of this repository.
 
-`ask` starts this file by `python -P`, in an empty folder and with an empty cache, so that only what is in the model's
-folder, or on the Hub, can be loaded.
+`ask` runs this file with `python -P`, in an empty folder and with an empty cache, so that it can only load what is in
+the model's folder or on the Hub.
 """
 
 import json
@@ -13,9 +13,9 @@ import tempfile
 import time
 from pathlib import Path
 
-TASK = "topic-sentiment-ner"  # not imported: in the fresh process there is nothing beside this file
+TASK = "topic-sentiment-ner"  # not imported: the fresh process has only this file
 TIME_LIMIT = 1800  # seconds
-TOLERANCE = 1e-5  # of scores
+TOLERANCE = 1e-5  # between scores
 TEXTS = [
     "Apple Pay arrived in Colombia on Tuesday. Customers love the new payment method.",
     "The soup was cold, but Maria at Chez Louis was lovely 🙂",
@@ -38,20 +38,20 @@ def ask(model, onnx_files, cache, revision=None):
         dict: `"torch"` and ONNX files to results.
 
     Raises:
-        RuntimeError: it does not load or answer; the message ends as the process did.
+        RuntimeError: the model does not load or answer; the message ends with the last lines of the process.
     """
     plan = {"model": str(model), "revision": revision, "onnx_files": onnx_files, "texts": TEXTS}
     return _run("answer", plan, cache, {"HF_HUB_OFFLINE": "1"})
 
 
 def download(repo_id, revision, cache, token):
-    """Downloads a commit whole into an empty cache, and runs nothing of it.
+    """Downloads a whole commit into an empty cache, and runs nothing of it.
 
     Returns:
         Path: its folder.
 
     Raises:
-        RuntimeError: it cannot be had.
+        RuntimeError: the download fails.
     """
     return Path(_run("download", {"repo_id": repo_id, "revision": revision}, cache, {"HF_TOKEN": token}))
 
@@ -73,22 +73,22 @@ def _run(task, plan, cache, environment):
                 timeout=TIME_LIMIT,
             )
         except subprocess.TimeoutExpired as error:
-            raise RuntimeError(f"no {task} within {TIME_LIMIT} s") from error
+            raise RuntimeError(f"{task} did not finish within {TIME_LIMIT} s") from error
     if done.returncode:
         last = "\n".join(done.stderr.strip().splitlines()[-3:])
         raise RuntimeError(f"{task} in a fresh process failed: {last}")
     return json.loads(done.stdout.rpartition("\n")[2])
 
 
-def same(found, expected):
-    """Whether two answers are the same, scores within `TOLERANCE`."""
-    if isinstance(expected, float) and isinstance(found, (int, float)):
-        return math.isclose(found, expected, rel_tol=0, abs_tol=TOLERANCE)
-    if isinstance(expected, dict) and isinstance(found, dict):
-        return found.keys() == expected.keys() and all(same(found[key], expected[key]) for key in expected)
-    if isinstance(expected, list) and isinstance(found, list):
-        return len(found) == len(expected) and all(map(same, found, expected))
-    return found == expected
+def same(answer, expected):
+    """Whether two answers are the same, with scores within `TOLERANCE`."""
+    if isinstance(expected, float) and isinstance(answer, (int, float)):
+        return math.isclose(answer, expected, rel_tol=0, abs_tol=TOLERANCE)
+    if isinstance(expected, dict) and isinstance(answer, dict):
+        return answer.keys() == expected.keys() and all(same(answer[key], expected[key]) for key in expected)
+    if isinstance(expected, list) and isinstance(answer, list):
+        return len(answer) == len(expected) and all(map(same, answer, expected))
+    return answer == expected
 
 
 def _answer(model, revision, onnx_files, texts):
@@ -108,7 +108,7 @@ def _download(repo_id, revision, tries=3):
     for left in reversed(range(tries)):
         try:
             return snapshot_download(repo_id, revision=revision)
-        except OSError:  # a download that breaks off goes on: huggingface_hub sees to some causes alone
+        except OSError:  # a broken download is resumed; huggingface_hub itself retries only some causes
             if not left:
                 raise
             time.sleep(2)

@@ -1,0 +1,221 @@
+"""The tables of the model card and of the pages in docs/, as Markdown, from recorded results.
+
+`SECTIONS` maps the name of a section to a function of a checkpoint's folder. A page shows a section between
+`<!-- name -->` and `<!-- /name -->`, see `tsn.hub.card`.
+"""
+
+import json
+import math
+import re
+import struct
+
+from tsn.heads import MAIN_METRICS
+from tsn.hub.figures import multitask_table, ratio, summary
+from tsn.hub.files import read_record
+from tsn.paths import EVAL_RESULTS, INT8_RESULTS, RESULTS
+from tsn.tables import markdown_table, results_table
+
+PUBLISHED = RESULTS / "published.json"
+WILD_RESULTS = RESULTS / "wild" / "eval_results.json"
+HEADLINE_ROWS = 6
+HEADLINES = (  # task, source of the data, name of the test set, metric; the first six that were measured are shown
+    ("Entities, English news", "conll2003", "CoNLL-2003", "ner_f1"),
+    ("Entities, seven languages", "wikineural", "WikiNEuRal", "ner_f1"),
+    ("Sentiment, English tweets", "tweeteval", "TweetEval", "sentiment_macro_recall"),
+    ("Sentiment, tweets in five languages", "umsab", "UMSAB", "sentiment_macro_f1"),
+    ("Topics, research abstracts", "inspec", "Inspec", "topic_f1"),
+    ("Topics and their sentiment, reviews", "mams", "MAMS", "topic_end_to_end_f1"),
+    ("Topics, restaurant reviews", "restaurant14", "SemEval-2014", "topic_f1"),
+)
+MEASURES = {
+    "ner_f1": "span F1",
+    "topic_f1": "span F1",
+    "topic_end_to_end_f1": "span F1",
+    "sentiment_macro_f1": "macro F1",
+    "sentiment_macro_recall": "macro recall",
+}
+
+
+def read(folder, path):
+    """A recorded result in a checkpoint's folder."""
+    return read_record(folder / path)
+
+
+def results_section(folder):
+    """Everything that `eval.py` measured on the test split."""
+    return results_table(read(folder, EVAL_RESULTS)["results"])
+
+
+def wild_section(folder):
+    """What `eval.py` measured on `test_wild.parquet`, if it did."""
+    if not (folder / WILD_RESULTS).exists():
+        return "These weights have not been measured on it yet: `make eval` does.\n"
+    record = read(folder, WILD_RESULTS)
+    _check_weights(folder, WILD_RESULTS, record)
+    return results_table(record["results"])
+
+
+def _check_weights(folder, path, record):
+    if record["weights_sha256"] != read(folder, EVAL_RESULTS)["weights_sha256"]:
+        raise ValueError(f"{path} was measured on other weights than {EVAL_RESULTS}: make eval")
+
+
+def headline_section(folder):
+    """One figure for each task and main test set, beside the best published one that is on record."""
+    results = read(folder, EVAL_RESULTS)["results"]
+    if (folder / WILD_RESULTS).exists():
+        results |= read(folder, WILD_RESULTS)["results"]
+    published = read(folder, PUBLISHED)
+    lines = [["Task", "Test set", "Texts", "Measure", "TSN", "Published"]]
+    for task, source, name, metric in [row for row in HEADLINES if row[3] in results.get(row[1], {})][:HEADLINE_ROWS]:
+        entries = [entry for entry in published if (entry["source"], entry["metric"]) == (source, metric)]
+        best = max(entries, key=lambda entry: entry["value"], default=None)
+        lines.append(
+            [
+                task,
+                name,
+                f"{results[source]['rows']:,}",
+                MEASURES[metric],
+                f"{results[source][metric]:.3f}",
+                f"{best['value']:.3f} ({best['system']})" if best else "",
+            ]
+        )
+    return markdown_table(lines, left=2)
+
+
+def model_section(folder):
+    """Size and shape of the model, read from its files."""
+    weights, config = folder / "model.safetensors", read(folder, "config.json")["backbone_config"]
+    with weights.open("rb") as file:
+        header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+    tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
+    parameters = sum(math.prod(tensor["shape"]) for tensor in tensors)
+    types = " and ".join(sorted({tensor["dtype"] for tensor in tensors}))
+    return (
+        f"{parameters / 1e6:.1f} million parameters, {weights.stat().st_size / 1e6:.0f} MB in {types}; "
+        f"{config['num_hidden_layers']} layers of width {config['hidden_size']}, {config['vocab_size']:,} vocabulary "
+        "pieces.\n"
+    )
+
+
+def topics_section(folder):
+    """Sentiment at the annotated topics of reviews, read at their words and, for comparison, from the whole text."""
+    results = read(folder, EVAL_RESULTS)["results"]
+    if (folder / WILD_RESULTS).exists():
+        results |= {name: group for name, group in read(folder, WILD_RESULTS)["results"].items() if name != "all"}
+    groups = {name: group for name, group in results.items() if "topic_sentiment_support" in group}
+    if not groups:
+        return _topics_of_the_first_benchmark(folder)
+    lines = [["Macro F1 (accuracy)", "Topics", "from its text", "at its words", "end-to-end F1"]]
+    for name, group in groups.items():
+        cells = [f"{group['topic_sentiment_support']:,}"]
+        for reading in ("topic_sentiment_from_text", "topic_sentiment"):
+            cells.append(f"{group[f'{reading}_macro_f1']:.3f} ({group[f'{reading}_accuracy']:.3f})")
+        lines.append([name, *cells, f"{group['topic_end_to_end_f1']:.3f}"])
+    return markdown_table(lines)
+
+
+def _topics_of_the_first_benchmark(folder):
+    """The same for weights whose `eval_results.json` is older than these metrics."""
+    path = RESULTS / "topic_sentiment.json"
+    record = read(folder, path)
+    _check_weights(folder, path, record)
+    readings = {"text": "from its text", "topic": "at its words"}
+    lines = [["Macro F1 (accuracy)", "Topics", *readings.values()]]
+    for name, group in record["results"].items():
+        cells = (f"{group[r]['macro_f1']:.3f} ({group[r]['accuracy']:.3f})" for r in readings)
+        lines.append([name, f"{group['topics']:,}", *cells])
+    return markdown_table(lines)
+
+
+def published_section(folder):
+    """Results beside published ones on the same test sets."""
+    results = read(folder, EVAL_RESULTS)["results"]
+    lines = [["Test set", "Metric", "Published by", "published", "TSN"]]
+    for entry in read(folder, PUBLISHED):
+        if entry["metric"] not in results.get(entry["source"], {}):
+            continue
+        value = results[entry["source"]][entry["metric"]]
+        by = f"[{entry['system']}]({entry['url']}), {entry['citation']}"
+        lines.append([entry["source"], entry["metric"], by, f"{entry['value']:.3f}", f"{value:.3f}"])
+    return markdown_table(lines, left=3)
+
+
+def multitask_section(folder):
+    """One model for three tasks beside three models and an adapter; and the speed of `train.py`."""
+    runs, speed = read(folder, RESULTS / "multitask.json"), read(folder, RESULTS / "training.json")
+    return (
+        f"{multitask_table(runs)}\n"
+        f"{runs['machine']['cores']} cores of an {runs['machine']['cpu']}; one run each. `train.py` reaches "
+        f"{ratio(speed['throughput_ratio'])} of the throughput of a bare loop over the same batches.\n"
+    )
+
+
+def int8_section(folder):
+    """Accuracy on the test split and size, fp32 beside int8."""
+    fp32, int8 = read(folder, EVAL_RESULTS), read(folder, INT8_RESULTS)
+    report = read(folder, RESULTS / "int8" / "quantization_report.json")
+    if int8["weights_sha256"] != report["files"]["model_quantized.onnx"]["sha256"]:
+        raise ValueError(f"{INT8_RESULTS} was measured on another file than quantization_report.json names")
+    if fp32["weights_sha256"] != report["weights_sha256"]:
+        raise ValueError(f"{EVAL_RESULTS} was measured on other weights than {INT8_RESULTS}")
+    lines = [["Test split", "ONNX MB", *MAIN_METRICS.values()]]
+    for name, file, results in (("fp32", "model.onnx", fp32), ("int8", "model_quantized.onnx", int8)):
+        metrics = [f"{results['results']['all'][metric]:.4f}" for metric in MAIN_METRICS.values()]
+        lines.append([name, f"{report['files'][file]['bytes'] / 1e6:.1f}", *metrics])
+    kept = ", ".join(f"`{layer.strip('/')}`" for layer in report["trials"][-1]["fp32_layers"]) or "none"
+    machine = report["processor"]
+    files = ", ".join(report["eval_files"])
+    gate = f"--max_drop {report['max_drop']} on {files}" if files else "no limit on the drop"
+    return (
+        f"{markdown_table(lines)}\n"
+        f"Quantized on {machine['name']} ({', '.join(machine['features'])}) with the preset `{report['preset']}`, "
+        f"{gate}. Layers left in fp32: {kept}.\n"
+    )
+
+
+def scoring_section(folder):
+    """Throughput and memory of `score.py`, and how it scales."""
+    record = read(folder, RESULTS / "scoring.json")
+    one, two = record["scaling"]
+    ratios = sorted(turn["pipeline"] / turn["score"] for turn in record["turns"])
+    lines = [["rows", "threads", "texts/s", "peak MB, all processes"]]
+    for run in [*record["scaling"], *record["runs"]]:
+        lines.append(
+            [f"{run['rows']:,}", str(run["threads"]), f"{run['rows'] / run['seconds']:.0f}", str(run["peak_mb"])]
+        )
+    machine = record["machine"]
+    rate = max(run["rows"] / run["seconds"] / run["threads"] for run in record["runs"])
+    return (
+        f"{markdown_table(lines, left=0)}\n"
+        f"The reviews of `examples/` on {machine['cores']} cores of an {machine['cpu']}, loading included. With one "
+        f"thread each and without loading, it reaches {ratios[len(ratios) // 2]:.2f} "
+        f"({ratios[0]:.2f}-{ratios[-1]:.2f}) of the throughput of the pipeline on a list of the same texts. Two "
+        f"processes are {one['seconds'] / two['seconds']:.2f} times as fast as one. At {rate:.0f} texts a second and "
+        f"core, a billion such texts take {1e9 / rate / 3600:,.0f} core hours; cost grows with the number of words.\n"
+    )
+
+
+def licences_section(folder):
+    """The sources of the training data by licence, from the tables of LICENSE.md."""
+    text = (folder / "LICENSE.md").read_text(encoding="utf-8")
+    sources = {}
+    for name, licence in re.findall(r"^\| `([^`]+)` .*\| ([^|]+?) +\|$", text, re.MULTILINE):
+        sources.setdefault(licence, []).append(name)
+    lines = [["Licence", "Sources"], *([licence, ", ".join(names)] for licence, names in sources.items())]
+    return "".join(f"| {' | '.join(line)} |\n" for line in (lines[0], ["---", "---"], *lines[1:]))
+
+
+SECTIONS = {
+    "model": model_section,
+    "headline": headline_section,
+    "results": results_section,
+    "wild": wild_section,
+    "topics": topics_section,
+    "published": published_section,
+    "int8": int8_section,
+    "bench": lambda folder: summary(read(folder, RESULTS / "bench.json")),
+    "multitask": multitask_section,
+    "scoring": scoring_section,
+    "licences": licences_section,
+}
