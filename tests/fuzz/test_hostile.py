@@ -19,7 +19,8 @@ from pipeline_tsn import TSNPipeline
 from tests.conftest import ROOT, make_model
 from tests.fuzz.pipeline import check
 from tsn.data.annotated import _occurrences, read_rows
-from tsn.scoring.rows import _UNDECODED, read_table
+from tsn.data.readers import _UNDECODED
+from tsn.scoring.rows import read_table
 
 CONFIG = TSNConfig()
 # Each is repeated: what a pattern that backtracks, or a search that begins anew at every place, would be slow on.
@@ -163,7 +164,10 @@ def test_ragged_rows_are_told_apart(tmp_path):
     assert good == ["one", "four"] and len(bad) == 2 and all(f"{path}, row {i}" in bad[i - 2] for i in (2, 3))
     rows = list(read_table(path))
     assert [row.text for row in rows] == ["one", None, None, "four"]
-    assert [row.error for row in rows][1:3] == ["1 cells under a header of 2", "3 cells under a header of 2: ['more']"]
+    assert [row.error for row in rows][1:3] == [
+        "1 cell under a header of 2 columns",
+        "3 cells under a header of 2 columns: ['more']",
+    ]
 
 
 def command(*arguments):

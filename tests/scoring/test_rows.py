@@ -7,11 +7,23 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tsn.scoring.rows import Row, is_hub_id, read_table
+from tsn.data.files import _REFUSED, is_hub_id
+from tsn.scoring.rows import Row, read_table
 
+# Of UTF-16, packed files and what is refused: `tests/data/test_readers.py` has these.
+OTHER_BEGINNINGS = (
+    b"\xff\xfe",
+    b"\xfe\xff",
+    b"\0\0\xfe\xff",
+    b"\x1f\x8b\x08",
+    b"BZh",
+    b"\xfd7zXZ\0",
+    b"\x28\xb5\x2f\xfd",
+)
+OTHER_BEGINNINGS += (b"PAR1\x15", *_REFUSED)
 cells = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
 
@@ -45,17 +57,14 @@ def test_json_lines_come_back_as_they_were_written(folder, rows):
 
 @given(st.binary(max_size=60))
 def test_bytes_of_a_text_file_make_a_row_a_line(folder, content):
+    assume(not content.startswith(OTHER_BEGINNINGS))
     path = folder / "a.txt"
     path.write_bytes(content)
-    lines = content.split(b"\n")
+    lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     found = list(read_table(path))
     assert len(found) == len(lines) - (not lines[-1])
     for line, row in zip(lines, found):
-        line = (
-            line.removesuffix(b"\r")
-            if line is not lines[0]
-            else line.removeprefix(b"\xef\xbb\xbf").removesuffix(b"\r")
-        )
+        line = line.removesuffix(b"\r")
         try:
             assert row.text == line.decode() and row.error is None
         except UnicodeDecodeError:
@@ -73,13 +82,13 @@ def test_parquet(tmp_path):
 @pytest.mark.parametrize(
     "name, content, errors",
     [
-        ("a.csv", b"id,text\n1,fine\n2\n3,a,b\n4,fine\n", [None, "1 cells under a header of 2", "3 cells", None]),
+        ("a.csv", b"id,text\n1,fine\n2\n3,a,b\n4,fine\n", [None, "1 cell under a header of 2", "3 cells", None]),
         ("a.csv", b"text,id\ncaf\xe9,1\nfine,2\n", ["bytes that are not UTF-8", None]),
         ("a.csv", b'text,id\n"a"b,1\nfine,2\n', ["line 2 is not CSV", None]),
         ("a.csv", b"text\nfine\n\nfine\n", [None, None, None]),
         ("a.csv", b"\xef\xbb\xbftext,id\nnul\0 byte,1\n", [None]),
         ("a.jsonl", b'{"text": "fine"}\n{"text": \nnull\n[1]\n\n{"text": 3}\n{}\n',
-         [None, "not a line of JSON", "NoneType", "list", "text is int", "no 'text'"]),
+         [None, "not a line of JSON", "NoneType", "list", "text is int", "no column 'text'"]),
         ("a.jsonl", b'{"text": "caf\xe9"}\n' + b"[" * 10**5 + b"\n", ["not a line of JSON", "not a line of JSON"]),
         ("a.jsonl", b'{"text": "x", "a": ' + b"[" * 300 + b"]" * 300 + b"}", ["nested more than 100 deep"]),
         ("a.jsonl", b'{"text": "\\ud800"}\n{"text": "x", "n": NaN}', [None, None]),

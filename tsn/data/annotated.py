@@ -8,18 +8,27 @@ where a topic's sentiment may be None or left out, `entities: [{start, end, labe
 """
 
 import ast
-import csv
-import json
+import difflib
+import logging
 import re
 from pathlib import Path
 
 import numpy as np
-from datasets import load_dataset
 
 from configuration_tsn import TSNConfig
-from tsn.data.readers import csv_cells
+from tsn.data.files import READABLE, reads_once, suffix_of
+from tsn.data.readers import BadRow, open_rows
 
 COLUMNS = ("id", "source", "language", "text", "topics", "entities", "sentiment", "targets", "entity_types")
+CSV_COLUMNS = ("id", "source", "language", "text", "topics", "ner", "sentiment")
+_OTHER_NAMES = {  # what people and other tools call the columns
+    "sentiment": ("label", "labels", "polarity"),
+    "entities": ("ner", "ner_tags", "spans", "named_entities"),
+    "ner": ("entities", "ner_tags", "named_entities"),
+    "topics": ("keyphrases", "keywords", "aspects", "phrases", "tags"),
+    "language": ("lang", "locale"),
+}
+logger = logging.getLogger("tsn.data")
 
 
 class InvalidRow(ValueError):
@@ -29,121 +38,63 @@ class InvalidRow(ValueError):
 def read_rows(path, config: TSNConfig, split="train", on_invalid=None, streaming=False):
     """Yields the checked rows of a file or data set, each with a name in `row`: its `id`, or file and number.
 
+    Columns that are not read are named in one warning for each file.
+
     Args:
-        path: A `.parquet`, `.jsonl`/`.json` (JSON Lines) or `.csv` file, or the id of a Hub data set.
+        path: A file of CSV, JSON Lines, JSON or Parquet as `tsn.data.readers` reads them, or a Hub data set's id.
         config: Gives the labels that a row may use.
         split: Which split of a Hub data set.
         on_invalid: Called with `(InvalidRow, raw row)` for a bad row, which is then left out. None raises it.
-        streaming: Read a Hub data set while it is downloaded.
+        streaming: Rows are read again for each epoch, a Hub data set's while it is downloaded.
 
     Raises:
         InvalidRow: a label outside the scheme, a span outside the text, overlapping spans, an unparsable literal...
-        FileNotFoundError: `path` names a file that is not there.
+        FileNotFoundError: `path` names a file that does not exist.
+        ValueError: the file as a whole cannot be read.
     """
-    source, entity_types = Path(path).stem, config.entity_scheme().types
-    for number, raw in enumerate(_raw_rows(path, split, streaming), start=1):
-        place = f"{path}, row {number}"
+    if streaming and reads_once(path):
+        raise ValueError(f"{path} can be read only once, and streaming reads it for each epoch: save it as a file")
+    kind, rows = open_rows(path, split=split, streaming=streaming)
+    if kind == "text":
+        raise ValueError(f"{path}: plain text is a format without annotations; {READABLE.replace(', .txt', '')}")
+    columns = CSV_COLUMNS if kind == "csv" else COLUMNS
+    source, entity_types, warned = _name(path), config.entity_scheme().types, False
+    for number, raw in enumerate(rows, start=1):
+        place, bad = f"{path}, row {number}", isinstance(raw, BadRow)
+        if not bad and not warned and (unknown := [name for name in raw if name not in columns]):
+            warned = True
+            logger.warning("%s: %s", path, _unknown_columns(unknown, raw, columns))
         try:
-            if isinstance(raw, Exception):
-                raise raw
-            row = _checked(raw, config, entity_types)
+            if bad:
+                raise ValueError(raw.error)
+            row = _checked(_from_literals(raw) if kind == "csv" else raw, config, entity_types)
         except (ValueError, TypeError, KeyError) as error:
             invalid = InvalidRow(f"{place}: {error}")
             if on_invalid is None:
                 raise invalid from error
-            on_invalid(invalid, None if isinstance(raw, Exception) else raw)
+            on_invalid(invalid, (raw.columns or None) if bad else raw)
             continue
         row["source"] = row["source"] or source
         row["row"] = place if row["id"] is None else f"{place} (id {row['id']})"
         yield row
 
 
-def _raw_rows(path, split, streaming):
-    """Yields each row as a dict, or as the exception that says why it could not be read."""
-    path = str(path)
-    suffix = Path(path).suffix.lower()
-    if suffix not in (".parquet", ".jsonl", ".json", ".csv"):
-        if Path(path).exists():
-            raise ValueError(f"{path}: the format is not known; use .parquet, .jsonl or .csv")
-        if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path):
-            raise FileNotFoundError(f"{path}: no such file, and not the id of a Hub data set")
-        yield from load_dataset(path, split=split, streaming=streaming)
-        return
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    yield from {".parquet": _parquet, ".csv": _csv}.get(suffix, _json_lines)(path)
+def _name(path):
+    """A file's or data set's name without its suffixes."""
+    if str(path) == "-":
+        return "stdin"
+    name, suffix = Path(path).name, suffix_of(path)
+    return name[: name.lower().rindex(suffix)] if suffix else Path(path).stem
 
 
-def _parquet(path):
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            _require_text(path, file.schema_arrow.names)
-            for batch in file.iter_batches(1024):
-                yield from _batch_rows(batch)
-    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:  # also a column's name may be undecodable
-        raise ValueError(f"{path}: not a readable Parquet file ({error})") from error
-
-
-def _batch_rows(batch):
-    try:
-        yield from batch.to_pylist()
-    except (ValueError, OverflowError):  # text that is not UTF-8, a date out of Python's range
-        for i in range(batch.num_rows):
-            try:
-                (row,) = batch.slice(i, 1).to_pylist()
-            except (ValueError, OverflowError) as error:
-                row = ValueError(f"a value cannot be read ({error})")
-            yield row
-
-
-def _json_lines(path):
-    with open(path, "rb") as lines:  # decoded line by line, so that a bad one is a bad row and not the end
-        for line in lines:
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                yield ValueError(f"not JSON ({error}); a file holds one JSON object a line")
-                continue
-            yield row if isinstance(row, dict) else ValueError(f"a JSON object is needed, not {line.strip()[:40]!r}")
-
-
-def _csv(path):
-    csv.field_size_limit(2**31 - 1)
-    with open(path, encoding="utf-8-sig", newline="") as lines:
-        reader = csv.reader(lines, strict=True)
-        try:
-            header = next(reader, [])
-            _require_text(path, header)
-            for cells in csv_cells(path, reader):
-                if isinstance(cells, Exception):
-                    yield cells
-                elif cells:  # else it is a blank line
-                    yield _csv_row(cells, header)
-        except UnicodeDecodeError as error:  # what lies behind it cannot be told apart into rows
-            raise ValueError(f"{path}: not UTF-8 near line {reader.line_num + 1} ({error})") from error
-        except csv.Error as error:
-            raise ValueError(f"{path}: the header is not CSV ({error})") from error
-
-
-def _csv_row(cells, header):
-    if len(cells) != len(header):
-        return ValueError(f"{len(header)} columns are needed; are commas in quotes?")
-    try:
-        return _from_literals(dict(zip(header, cells)))
-    except ValueError as error:
-        return error
-
-
-def _require_text(path, names):
-    shown = ", ".join(map(repr, names)) or "no columns"
-    if "text" not in names:
-        raise ValueError(f"{path}: no column 'text' among {shown}")
-    if len(set(names)) < len(names):
-        raise ValueError(f"{path}: two columns have the same name ({shown})")
+def _unknown_columns(unknown, row, columns):
+    """Names columns that are not read, and those that were probably meant, if the row lacks them."""
+    parts, columns = [], [column for column in columns if column not in row]
+    for name in unknown:
+        meant = next((column for column in columns if str(name).lower() in _OTHER_NAMES.get(column, ())), None)
+        meant = meant or next(iter(difflib.get_close_matches(str(name).lower(), columns, 1, 0.8)), None)
+        parts.append(f"{name!r} (did you mean {meant!r}?)" if meant else repr(name))
+    return f"column{'s' * (len(parts) > 1)} not read: {', '.join(parts)}"
 
 
 def _from_literals(row):

@@ -13,8 +13,12 @@ import json
 import math
 import os
 import shutil
+from itertools import groupby
 from pathlib import Path
 
+from tsn.data.readers import ArrowRow
+
+NEW_COLUMNS = ("topics", "entities", "sentiment", "sentiment_scores", "error")
 GROUP_PARTS = 50  # parts of a row group of Parquet: a group for each would grow the file's index without end
 SPAN_FIELDS = {"word": "string", "score": "double", "start": "int64", "end": "int64"}
 
@@ -81,13 +85,12 @@ class Parts:
 
     def examples(self, count, text_column, most=8):
         """`(text, row)` of the first row with topics or entities of each of some parts, spread over all."""
-        found = []
+        examples = []
         for index in range(0, count, -(-count // most) if count else 1):
-            rows = _read_rows(self.path(index))
-            row = next((row for row in rows if row["topics"] or row["entities"]), None)
+            row = _first_example(self.path(index), text_column)
             if row is not None:
-                found.append((row[text_column], row))
-        return found
+                examples.append((row[text_column], row))
+        return examples
 
     def join(self, count):
         """Puts the parts together to the output, at once, and removes them."""
@@ -107,17 +110,57 @@ class Parts:
         shutil.rmtree(self._done)
 
 
-def part_content(rows, suffix):
+def output_names(names):
+    """What columns of the input are called in the output, whose own columns have the names of `NEW_COLUMNS`."""
+    kept = []
+    for name in names:
+        name = f"input_{name}" if name in NEW_COLUMNS else name
+        while name in kept:
+            name = f"input_{name}"
+        kept.append(name)
+    return kept
+
+
+def split_columns(rows, suffix):
+    """`(rows, table)`: what a worker needs of a part.
+
+    Args:
+        rows: Of `tsn.scoring.rows.read_table`.
+        suffix: Of the output.
+
+    Returns:
+        tuple: If Parquet becomes Parquet, the rows without their columns and an Arrow table of these, whose values
+        come out exactly as they went in. Otherwise rows with their columns, and None.
+    """
+    if suffix != ".parquet" or not any(isinstance(row.columns, ArrowRow) for row in rows):
+        return [row._replace(columns=dict(row.columns)) for row in rows], None
+    import pyarrow as pa
+
+    tables = []
+    for _, run in groupby(rows, lambda row: id(getattr(row.columns, "batch", None))):
+        run = [row.columns for row in run]
+        if isinstance(run[0], ArrowRow):  # rows of a batch follow each other
+            batch = run[0].batch.slice(run[0].index, len(run))
+            tables.append(pa.Table.from_batches([batch]).replace_schema_metadata())
+        else:  # of an input that is not Parquet
+            tables.append(_arrow_table(run, {}))
+    table = _concatenated(tables)
+    table = table.rename_columns(output_names(table.schema.names))
+    return [row._replace(columns={}) for row in rows], table
+
+
+def part_content(results, suffix, columns=None):
     """The bytes of a part's file.
 
     Args:
-        rows: Dicts.
+        results: Dicts.
         suffix: `.parquet` or `.jsonl`.
+        columns: An Arrow table of what stands before them, see `split_columns`.
 
     Raises:
         ValueError: the rows do not fit the format.
     """
-    return _parquet_bytes(rows) if suffix == ".parquet" else b"".join(map(_json_line, rows))
+    return _parquet_bytes(results, columns) if suffix == ".parquet" else b"".join(map(_json_line, results))
 
 
 def write_part(path, content, rows_digest, summary):
@@ -179,12 +222,18 @@ def _finite(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _read_rows(path):
-    if path.suffix == ".parquet":
-        import pyarrow.parquet as pq
+def _first_example(path, text_column):
+    """The first row with topics or entities."""
+    if path.suffix != ".parquet":
+        rows = (json.loads(line) for line in path.read_bytes().split(b"\n") if line)
+        return next((row for row in rows if row["topics"] or row["entities"]), None)
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
 
-        return pq.read_table(path).to_pylist()
-    return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
+    table = pq.read_table(path, columns=list(dict.fromkeys([text_column, *NEW_COLUMNS])))
+    spans = [pc.greater(pc.list_value_length(table[name]), 0) for name in ("topics", "entities")]
+    rows = table.filter(pc.fill_null(pc.or_(*spans), False)).slice(0, 1).to_pylist()
+    return rows[0] if rows else None
 
 
 def result_types():
@@ -198,23 +247,45 @@ def result_types():
     return {**lists, "sentiment": pa.string(), "error": pa.string()}
 
 
-def _parquet_bytes(rows):
+def _parquet_bytes(results, columns):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    types, columns = result_types(), {}
-    for name in dict.fromkeys(name for row in rows for name in row):
-        values = [row.get(name) for row in rows]
-        try:
-            columns[name] = pa.array(values, types.get(name))
-        except (pa.ArrowException, UnicodeEncodeError, OverflowError) as error:
-            raise ValueError(f"column {name!r} does not fit into Parquet ({error}): write .jsonl instead") from error
+    table = _arrow_table(results, result_types())
+    for name in columns.schema.names[::-1] if columns is not None else ():
+        table = table.add_column(0, columns.schema.field(name), columns[name])
     sink = pa.BufferOutputStream()
     try:
-        pq.write_table(pa.table(columns), sink)
+        pq.write_table(table, sink)
     except pa.ArrowException as error:
         raise ValueError(f"these rows do not fit into Parquet ({error}): write .jsonl instead") from error
     return sink.getvalue().to_pybytes()
+
+
+def _arrow_table(rows, types):
+    """Dicts as a table; `types` of some of their columns."""
+    import pyarrow as pa
+
+    columns = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        try:
+            columns[name] = pa.array([row.get(name) for row in rows], types.get(name))
+        except (pa.ArrowException, UnicodeEncodeError, OverflowError) as error:
+            raise ValueError(f"column {name!r} does not fit into Parquet ({error}): write .jsonl instead") from error
+    return pa.table(columns)
+
+
+def _concatenated(tables, schema=None):
+    """Tables one after the other, in one schema."""
+    import pyarrow as pa
+
+    try:
+        if schema is None:
+            return pa.concat_tables(tables, promote_options="permissive")
+        table = pa.concat_tables([schema.empty_table(), *tables], promote_options="permissive").select(schema.names)
+        return table if table.schema == schema else table.cast(schema)
+    except pa.ArrowException as error:
+        raise ValueError(f"a column has several types ({error}): write .jsonl instead") from error
 
 
 def _join_parquet(paths, target):
@@ -229,8 +300,4 @@ def _join_parquet(paths, target):
     with pq.ParquetWriter(target, schema) as writer:
         for start in range(0, len(paths), GROUP_PARTS):
             tables = [pq.read_table(path) for path in paths[start : start + GROUP_PARTS]]
-            try:
-                whole = pa.concat_tables([schema.empty_table(), *tables], promote_options="permissive")
-                writer.write_table(whole.select(schema.names).cast(schema))
-            except pa.ArrowException as error:
-                raise ValueError(f"a column has several types ({error}): write .jsonl instead") from error
+            writer.write_table(_concatenated(tables, schema))

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from tsn.data.files import is_hub_id, reads_once
 from tsn.paths import sha256
-from tsn.scoring.parts import Parts, digest, part_content, write_file, write_part
+from tsn.scoring.parts import Parts, digest, output_names, part_content, split_columns, write_file, write_part
 from tsn.scoring.report import report_page
-from tsn.scoring.rows import is_hub_id, read_table
+from tsn.scoring.rows import read_table, require_column
 from tsn.scoring.summary import Summary
 
 PART_ROWS, PART_CHARACTERS = 500, 4_000_000
-NEW_COLUMNS = ("topics", "entities", "sentiment", "sentiment_scores", "error")
 
 
 def load(model, onnx_file, threads, device):
@@ -47,12 +47,12 @@ def _has(model, name):
         return False
 
 
-def score_part(pipe, rows, batch_size, suffix):
-    """Scores rows; returns the bytes of their part's file, and what is summed up of them."""
+def score_part(pipe, rows, columns, batch_size, suffix):
+    """Scores rows and `columns` of `split_columns`; returns the bytes of their part's file, and their summary."""
     results, summary = score_rows(pipe, rows, batch_size), Summary()
     for result in results:
         summary.count(result)
-    return part_content(results, suffix), summary.state()
+    return part_content(results, suffix, columns), summary.state()
 
 
 def score_rows(pipe, rows, batch_size):
@@ -80,18 +80,20 @@ def _alone(pipe, row):
 
 def kept_name(name):
     """What a column of the input is called in the output."""
-    return f"input_{name}" if name in NEW_COLUMNS else name
+    return output_names([name])[0]
 
 
 def _scored(row, result):
-    columns = {}
-    for name, value in row.columns.items():
-        name = kept_name(name)
-        while name in columns:
-            name = f"input_{name}"
-        columns[name] = value
+    columns = dict(zip(output_names(row.columns), row.columns.values()))
     if result is None:
-        return {**columns, "topics": [], "entities": [], **dict.fromkeys(NEW_COLUMNS[2:4]), "error": row.error}
+        return {
+            **columns,
+            "topics": [],
+            "entities": [],
+            "sentiment": None,
+            "sentiment_scores": None,
+            "error": row.error,
+        }
     spans = {key: [_rounded(span) for span in result[key]] for key in ("topics", "entities")}
     sentiment = result["sentiment"]
     scores = {label: round(value, 4) for label, value in sentiment["scores"].items()}
@@ -115,19 +117,9 @@ def cut(rows):
         yield part
 
 
-def count_rows(path, text_column, split):
-    """Number of rows of a file.
-
-    Raises:
-        ValueError: it has rows, and none of them has the column.
-    """
-    count, found = 0, False
-    for row in read_table(path, text_column, split):
-        count += 1
-        found = found or text_column in row.columns
-    if count and not found:
-        raise ValueError(f"{path}: no row has a column {text_column!r}")
-    return count
+def input_rows(path, text_column, split):
+    """The rows of an input, one of which at least has the column."""
+    return require_column(read_table(path, text_column, split), path, text_column)
 
 
 def score(arguments):
@@ -140,8 +132,8 @@ def score(arguments):
     if arguments.report and not Path(arguments.report).parent.is_dir():
         raise ValueError(f"--report: there is no folder {Path(arguments.report).parent}")
     for name, path in (("output", output), ("report", Path(arguments.report or os.devnull))):
-        if any(path.resolve() == Path(other).resolve() for other in arguments.inputs):
-            raise ValueError(f"--{name} {path} is one of the inputs")
+        if any(path.resolve().is_relative_to(Path(other).resolve()) for other in arguments.inputs):
+            raise ValueError(f"--{name} {path} is one of the inputs, or lies in one")
     if arguments.report and output.resolve() == Path(arguments.report).resolve():
         raise ValueError("--report and --output are the same file")
     settings = {"model": fingerprint(arguments.model, arguments.onnx), "device": arguments.device}
@@ -153,13 +145,15 @@ def score(arguments):
     on_ray = arguments.engine == "ray"
     if not on_ray:
         workers = 1 if arguments.device != "cpu" else workers or os.cpu_count()
-    if not any(map(is_hub_id, arguments.inputs)):  # a data set would be downloaded twice
+    # To count rows, they are read once more: a data set would be downloaded twice, and a pipe is gone.
+    if not any(is_hub_id(name) or reads_once(name) for name in arguments.inputs):
         names = tqdm(arguments.inputs, "counting rows", leave=False)
-        total = sum(count_rows(name, *reading) for name in names)
+        total = sum(1 for name in names for _ in input_rows(name, *reading))
         workers = workers and min(workers, -(-total // PART_ROWS) or 1)
     threads = (arguments.threads or os.cpu_count()) if workers == 1 and not on_ray else 1
+    how = (arguments.batch_size, output.suffix)
     options = (arguments.model, arguments.onnx, threads, arguments.device)
-    rows = chain.from_iterable(read_table(name, *reading) for name in arguments.inputs)
+    rows = chain.from_iterable(input_rows(name, *reading) for name in arguments.inputs)
 
     def unfinished():
         nonlocal count
@@ -171,7 +165,7 @@ def score(arguments):
                 progress.last_print_n += len(part)
                 progress.refresh()
             else:
-                yield (parts.path(index), len(part), rows_digest), (part, arguments.batch_size, output.suffix)
+                yield (parts.path(index), len(part), rows_digest), (*split_columns(part, output.suffix), *how)
 
     if on_ray:
         from tsn.scoring.cluster import run_tasks
