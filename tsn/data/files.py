@@ -227,11 +227,11 @@ def is_json_document(head, kind):
         head: Its beginning.
         kind: `"json"` or `"jsonl"`: there, a list in the first line may be a bad row.
     """
-    if re.match(r"\s*\[" if kind == "json" else r"\s*\[\s*(\{|$)", head):
+    if re.match(r"\s*\[" if kind == "json" else r"\s*\[\s*(\{|\]?\s*\Z)", head):
+        return True
+    if re.match(r"\s*\{\s*\n", head) or kind == "json" and re.search(r"^\{\s*$", head, re.MULTILINE):
         return True
     first = head.lstrip().partition("\n")[0].strip()
-    if first == "{":
-        return True
     try:
         json.loads(first)
     except (ValueError, RecursionError):

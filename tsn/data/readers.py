@@ -307,15 +307,15 @@ def _batch_rows(batch, column):
 
 def _cell_by_cell(batch, index, column):
     """A row some of whose cells Python has no value for: they become Arrow's text, and an error if `column` is one."""
-    columns, errors = {}, []
+    columns, errors = {}, {}
     for name, values in zip(batch.schema.names, batch.columns):
         try:
             columns[name] = values[index].as_py()
         except (ValueError, OverflowError) as error:
             columns[name] = None if name == column else _arrow_text(values[index])
-            errors.append(f"{name} cannot be read ({error})")
+            errors[name] = f"{name} cannot be read ({error})"
     row = ArrowRow(columns, batch, index)
-    return row if isinstance(columns[column], str) or not errors else BadRow("; ".join(errors), row)
+    return BadRow("; ".join(errors.values()), row) if column in errors else row
 
 
 def _arrow_text(value):

@@ -122,15 +122,15 @@ def output_names(names):
 
 
 def split_columns(rows, suffix):
-    """`(rows, table)`: what a worker needs of a part.
+    """`(rows, columns)`: what a worker needs of a part.
 
     Args:
         rows: Of `tsn.scoring.rows.read_table`.
         suffix: Of the output.
 
     Returns:
-        tuple: If Parquet becomes Parquet, the rows without their columns and an Arrow table of these, whose values
-        come out exactly as they went in. Otherwise rows with their columns, and None.
+        tuple: If Parquet becomes Parquet, the rows without their columns, and these as an Arrow stream, whose values
+        come out exactly as they went in. Otherwise the rows with their columns, and None.
     """
     if suffix != ".parquet" or not any(isinstance(row.columns, ArrowRow) for row in rows):
         return [row._replace(columns=dict(row.columns)) for row in rows], None
@@ -139,14 +139,17 @@ def split_columns(rows, suffix):
     tables = []
     for _, run in groupby(rows, lambda row: id(getattr(row.columns, "batch", None))):
         run = [row.columns for row in run]
-        if isinstance(run[0], ArrowRow):  # rows of a batch follow each other
-            batch = run[0].batch.slice(run[0].index, len(run))
+        if isinstance(run[0], ArrowRow):
+            batch = run[0].batch.slice(run[0].index, len(run))  # rows of a batch follow each other
             tables.append(pa.Table.from_batches([batch]).replace_schema_metadata())
         else:  # of an input that is not Parquet
             tables.append(_arrow_table(run, {}))
     table = _concatenated(tables)
     table = table.rename_columns(output_names(table.schema.names))
-    return [row._replace(columns={}) for row in rows], table
+    sink = pa.BufferOutputStream()  # pickled, a slice would bring the whole batch along
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    return [row._replace(columns={}) for row in rows], sink.getvalue().to_pybytes()
 
 
 def part_content(results, suffix, columns=None):
@@ -155,7 +158,7 @@ def part_content(results, suffix, columns=None):
     Args:
         results: Dicts.
         suffix: `.parquet` or `.jsonl`.
-        columns: An Arrow table of what stands before them, see `split_columns`.
+        columns: Of `split_columns`: what stands before them.
 
     Raises:
         ValueError: the rows do not fit the format.
@@ -252,8 +255,10 @@ def _parquet_bytes(results, columns):
     import pyarrow.parquet as pq
 
     table = _arrow_table(results, result_types())
-    for name in columns.schema.names[::-1] if columns is not None else ():
-        table = table.add_column(0, columns.schema.field(name), columns[name])
+    if columns is not None:
+        results, table = table, pa.ipc.open_stream(columns).read_all()
+        for field in results.schema:
+            table = table.append_column(field, results[field.name])
     sink = pa.BufferOutputStream()
     try:
         pq.write_table(table, sink)
