@@ -132,6 +132,58 @@ def test_the_sentiment_of_topics_worked_out_by_hand():
     assert sorted(set(cut["topic_sentiment_labels"])) == [IGNORED, 0], "payment | screen is cut"
 
 
+def sentiments_of(feature, chunk, tokenizer):
+    """`{word: class}` of the words of a chunk that have a sentiment."""
+    offsets = tokenizer(chunk, return_offsets_mapping=True)["offset_mapping"]
+    labels = zip(offsets, feature["topic_sentiment_labels"], strict=True)
+    return {chunk[a:].split()[0]: label for (a, _), label in labels if label != IGNORED}
+
+
+def test_targets_train_the_sentiment_at_their_words_and_nothing_else():
+    tokenizer, config = TOKENIZERS["wordpiece"], config_of(4)
+    text = "the battery life with a payment screen and more graph"
+    targets = [(4, 16, "negative"), (24, 38, "positive"), (48, 53, "neutral")]
+    row = full({"text": text, "targets": [{"start": a, "end": b, "sentiment": s} for a, b, s in targets]})
+    first, second, third = rows_to_features([row], tokenizer, config)
+    assert sentiments_of(first, "the battery life with", tokenizer) == {"battery": 0, "life": 0}
+    assert sentiments_of(second, "a payment screen and", tokenizer) == {"payment": 2, "screen": 2}
+    assert sentiments_of(third, "more graph", tokenizer) == {"graph": 1}
+    for feature in (first, second, third):
+        assert set(feature["topic_labels"]) == set(feature["ner_labels"]) == {IGNORED}
+        assert feature["sentiment_labels"] == IGNORED
+    cut, rest = rows_to_features([row], tokenizer, config_of(6))
+    assert sentiments_of(cut, "the battery life with a payment", tokenizer) == {"battery": 0, "life": 0}
+    assert sentiments_of(rest, "screen and more graph", tokenizer) == {"graph": 1}, "payment | screen is cut"
+
+
+def test_a_target_counts_where_it_overlaps_a_topic():
+    tokenizer, config = TOKENIZERS["wordpiece"], config_of()
+    text = "the battery life with a payment screen"
+    topics = [{"start": 4, "end": 16, "sentiment": "negative"}, {"start": 32, "end": 38, "sentiment": None}]
+    targets = [{"start": 12, "end": 21, "sentiment": "positive"}, {"start": 24, "end": 38, "sentiment": "neutral"}]
+    both, plain = rows_to_features(
+        [full({"text": text, "topics": topics, "targets": targets}), full({"text": text, "topics": topics})],
+        tokenizer,
+        config,
+    )
+    expected = {"battery": 0, "life": 2, "with": 2, "payment": 1, "screen": 1}
+    assert sentiments_of(both, text, tokenizer) == expected
+    assert sentiments_of(plain, text, tokenizer) == {"battery": 0, "life": 0}
+    assert both["topic_labels"] == plain["topic_labels"], "targets change no topic"
+
+
+def test_annotated_types_are_those_of_the_row():
+    tokenizer, config = TOKENIZERS["wordpiece"], config_of()
+    rows = [{"entity_types": None}, {"entity_types": ["LOC", "MISC"]}, {"entity_types": []}]
+    features = rows_to_features(
+        [full({**example_rows()[0], "entities": [], **row}) for row in rows], tokenizer, config
+    )
+    all_types, two, none = features["annotated_entity_types"][:]
+    assert config.entity_scheme().types == ["PER", "LOC", "ORG", "MISC"]
+    assert (all_types, two, none) == ([True] * 4, [False, True, False, True], [False] * 4)
+    assert TSNCollator(tokenizer)(list(features))["annotated_entity_types"].tolist() == [all_types, two, none]
+
+
 def test_what_is_not_annotated_is_ignored():
     tokenizer, config = TOKENIZERS["wordpiece"], config_of()
     features = rows_to_features([full({"text": TEXTS[0]}), full({"text": TEXTS[0], "topics": []})], tokenizer, config)
@@ -228,6 +280,12 @@ def test_wrong_weights_are_named(weights, reason):
         sample_indices(SOURCES, weights, 0)
 
 
+def test_names_of_rows_that_were_left_out_are_known():
+    assert len(sample_indices(SOURCES, {"blogs": 0, "blogs/en": 0}, 0, left_out=["blogs/en"])) == len(SOURCES)
+    with pytest.raises(ValueError, match="'blogs/de'.*blogs/en"):
+        sample_indices(SOURCES, {"blogs/de": 0}, 0, left_out=["blogs/en"])
+
+
 # The collator
 
 
@@ -241,6 +299,8 @@ def test_collator_pads_everything_to_the_longest(kind, side):
     labels = ("topic_labels", "ner_labels", "topic_sentiment_labels")
     names = {*tokenizer.model_input_names, *labels, "sentiment_labels"}
     assert batch.pop("row") == ["s.jsonl, row 1"] * len(features)
+    annotated = batch.pop("annotated_entity_types")
+    assert annotated.dtype == torch.bool and annotated.shape == (len(features), 4) and annotated.all()
     assert set(batch) == names and {tensor.dtype for tensor in batch.values()} == {torch.int64}
     longest = max(feature["length"] for feature in features)
     padding = {"input_ids": tokenizer.pad_token_id, **dict.fromkeys(labels, IGNORED)}

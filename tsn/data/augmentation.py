@@ -1,4 +1,4 @@
-"""More training rows from those there are: lower-cased copies, and sentences that praise one thing and blame another.
+"""More training rows from the given ones: lower-cased copies, and sentences that praise one thing and blame another.
 
 Every function takes checked rows, see `tsn.data.annotated.read_rows`; the spans of the rows it returns point at the
 same words.
@@ -6,6 +6,7 @@ same words.
 
 import random
 import unicodedata
+from collections.abc import Iterable, Iterator
 
 POLARITIES = ("negative", "positive")
 BUT = {"de": "aber", "en": "but", "es": "pero", "fr": "mais", "it": "ma", "nl": "maar", "pt": "mas"}
@@ -13,10 +14,17 @@ CONTRAST = "contrast"  # the `source` of joined rows
 LONGEST_HALF = 25  # words of a row that is joined with another
 POOL = 500  # rows of each language and polarity that the next row may be joined with
 _SPANS = ("topics", "targets", "entities", "common_nouns")
+_ENDING = ".!?…,;:"  # what a sentence loses where ", but" follows
 
 
-def augment(rows, lower_case=0.0, contrast=0.0, common_nouns=False, seed=0):
-    """Yields the rows, and behind each the copies that are made of it.
+def augment(
+    rows: Iterable[dict],
+    lower_case: float = 0.0,
+    contrast: float = 0.0,
+    common_nouns: bool = False,
+    seed: int = 0,
+) -> Iterator[dict]:
+    """Yields the rows, and after each the copies that are made of it.
 
     Args:
         rows: Iterable of checked rows.
@@ -50,18 +58,19 @@ def augment(rows, lower_case=0.0, contrast=0.0, common_nouns=False, seed=0):
                     yield copy
 
 
-def lower_case_topics(row):
+def lower_case_topics(row: dict) -> list[dict]:
     """The topics that are written in lower case in a text that also has capitals: common nouns, and no entities."""
     if row["text"].islower():
         return []
     return [topic for topic in row["topics"] if row["text"][topic["start"] : topic["end"]].islower()]
 
 
-def lower_cased(row, punctuation=True):
+def lower_cased(row: dict, punctuation: bool = True) -> dict | None:
     """The row in lower case, character by character, so that no offset moves.
 
     Args:
-        punctuation: False also leaves out marks that do not stand within a word or number, and moves the spans along.
+        punctuation: False also removes marks that are not within a word or number, and moves the spans along. Marks
+            that alone part two words, as in "good...but", become a space.
 
     Returns:
         The new row; None if a span has nothing left.
@@ -69,18 +78,26 @@ def lower_cased(row, punctuation=True):
     text = "".join(c.lower() if len(c.lower()) == 1 else c for c in row["text"])
     if punctuation:
         return {**row, "text": text}
-    kept = [not _is_loose_mark(text, i) for i in range(len(text))]
-    place, count = [], 0  # of each character in the new text
-    for keep in kept:
-        place.append(count)
-        count += keep
-    place.append(count)
-    new = {**row, "text": "".join(c for c, keep in zip(text, kept) if keep)}
+    kept, place, parted = [], {}, False  # `place`: of a character in the new text
+    for i, c in enumerate(text):
+        if _is_loose_mark(text, i):
+            parted = True
+            continue
+        if parted and kept and not kept[-1].isspace() and not c.isspace():
+            kept.append(" ")
+        parted = False
+        if not c.isspace():
+            place[i] = len(kept)
+        kept.append(c)
+    new = {**row, "text": "".join(kept)}
     for name in _SPANS:
         if row.get(name) is not None:
-            new[name] = [{**span, "start": place[span["start"]], "end": place[span["end"]]} for span in row[name]]
-            if any(not new["text"][span["start"] : span["end"]].strip() for span in new[name]):
-                return None
+            new[name] = []
+            for span in row[name]:
+                places = [place[i] for i in range(span["start"], span["end"]) if i in place]
+                if not places:
+                    return None
+                new[name].append({**span, "start": places[0], "end": places[-1] + 1})
     return new
 
 
@@ -90,50 +107,63 @@ def _is_loose_mark(text, i):
     return not (0 < i < len(text) - 1 and text[i - 1].isalnum() and text[i + 1].isalnum())
 
 
-def polarity_of(row):
+def polarity_of(row: dict) -> str | None:
     """The one polarity that a short row is known to have throughout, or None."""
     if not 2 <= len(row["text"].split()) <= LONGEST_HALF:
         return None
-    spans = row["topics"] or row["targets"]
-    said = {span["sentiment"] for span in spans} if spans else {row["sentiment"]}
-    if row["sentiment"] is not None:
-        said.add(row["sentiment"])
-    return said.pop() if len(said) == 1 and said <= set(POLARITIES) else None
+    sentiments = {span["sentiment"] for span in (row["topics"] or []) + (row["targets"] or [])}
+    if row["sentiment"] is not None or not sentiments:
+        sentiments.add(row["sentiment"])
+    return sentiments.pop() if len(sentiments) == 1 and sentiments <= set(POLARITIES) else None
 
 
-def join_opposites(first, second):
+def join_opposites(first: dict, second: dict) -> dict:
     """Two rows of opposite polarity, joined by their language's "but".
 
     The sentiment of the whole is unknown. A half without spans becomes a target as a whole: whatever stands in it is
     spoken of as the half is. Topics and entities stay annotated where both halves have them, of the same types.
     """
-    head = first["text"].rstrip()
-    ends = [span["end"] for name in _SPANS for span in first.get(name) or []]
-    while head and head[-1] in ".!?…,;:" and len(head) > max(ends, default=0):
-        head = head[:-1].rstrip()
+    head = _without_ending(first)
+    but = len(head)
     head += f", {BUT[first['language']]} "
-    tail = second["text"].lstrip()
-    shift = len(head) - (len(second["text"]) - len(tail))
-    names = [span for span in second["entities"] or [] if span["start"] + shift == len(head)]
-    if second["language"] != "de" and tail[1:2].islower() and not names and len(tail[0].lower()) == 1:
+    cut = _leading_space(second)
+    tail, shift = second["text"][cut:], len(head) - cut
+    is_name = any(entity["start"] == cut for entity in second["entities"] or [])
+    if second["language"] != "de" and tail[1:2].islower() and not is_name and len(tail[0].lower()) == 1:
         tail = tail[0].lower() + tail[1:]
-    joined = {**first, "id": None, "source": CONTRAST, "text": head + tail, "sentiment": None, "targets": None}
     moved = {name: _moved(second.get(name), shift) for name in _SPANS}
+    joined = {**first, "id": None, "source": CONTRAST, "text": head + tail, "sentiment": None}
     for name in ("topics", "entities"):
         both = first[name] is not None and second[name] is not None
         joined[name] = first[name] + moved[name] if both else None
     if first["entity_types"] != second["entity_types"]:
-        joined["entities"] = None
+        joined["entities"] = joined["entity_types"] = None
     joined["common_nouns"] = (first.get("common_nouns") or []) + (moved["common_nouns"] or [])
-    if joined["topics"] is None:
-        but = len(head) - len(BUT[first["language"]]) - 3  # where ", but " begins
-        whole = [{"start": 0, "end": but, "sentiment": polarity_of(first)}]
-        rest = [{"start": len(head), "end": len(joined["text"]), "sentiment": polarity_of(second)}]
-        joined["targets"] = (first["topics"] or first["targets"] or whole) + (
-            moved["topics"] or moved["targets"] or rest
-        )
+    targets = []
+    whole = ({"start": 0, "end": but}, {"start": len(head), "end": len(head + tail)})
+    for row, half, place in ((first, first, whole[0]), (second, moved, whole[1])):
+        topics, own = half["topics"] or [], half["targets"] or []
+        if not topics and not own:
+            own = [{**place, "sentiment": polarity_of(row)}]
+        targets += sorted(own + (topics if joined["topics"] is None else []), key=lambda span: span["start"])
+    joined["targets"] = targets
     joined["row"] = f"{first['row']} and {second['row']}"
     return joined
+
+
+def _without_ending(row):
+    """The text without closing marks and spaces, but never a part of a span less."""
+    text, last = row["text"], max([1, *(span["end"] for name in _SPANS for span in row.get(name) or [])])
+    end = len(text)
+    while end > last and (text[end - 1].isspace() or text[end - 1] in _ENDING):
+        end -= 1
+    return text[:end]
+
+
+def _leading_space(row):
+    """How many characters of white space the text begins with, before any span."""
+    text, first = row["text"], min([len(row["text"]), *(s["start"] for name in _SPANS for s in row.get(name) or [])])
+    return next((i for i in range(first) if not text[i].isspace()), first)
 
 
 def _moved(spans, shift):

@@ -1,8 +1,9 @@
-"""Checked rows to model features, in memory mapped from a file or as a stream, and features to batches."""
+"""Checked rows to model features, in a memory-mapped file or as a stream, and features to batches."""
 
 import atexit
 import os
 import tempfile
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 
 import numpy as np
@@ -10,6 +11,7 @@ import pyarrow
 import torch
 from datasets import Dataset, Features, IterableDataset
 from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedTokenizerFast
 
 from chunking_tsn import encode_chunks, model_inputs, padding_values, tag_words, token_limit
 from configuration_tsn import TSNConfig
@@ -19,11 +21,14 @@ IGNORED = -100
 TOKEN_LABELS = ("topic_labels", "ner_labels", "topic_sentiment_labels")
 
 
-def rows_to_features(rows, tokenizer, config: TSNConfig, batch_rows=1000):
+def rows_to_features(
+    rows: Iterable[dict], tokenizer: PreTrainedTokenizerFast, config: TSNConfig, batch_rows: int = 1000
+) -> Dataset:
     """Cuts rows into the chunks that the pipeline would read, and aligns their labels with the tokens.
 
     A tag sits on the first sub-token of each word, the rest is -100. Every chunk of a text carries its sentiment. The
-    words of a span that a chunk's border cuts are -100: half a phrase is no example of a phrase.
+    words of a span that a chunk's border cuts are -100: half a phrase is no example of a phrase. Topics and targets
+    label the sentiment at their words; where the two overlap, the target's counts.
 
     Args:
         rows: Iterable of checked rows, see `tsn.data.annotated.read_rows`.
@@ -32,11 +37,10 @@ def rows_to_features(rows, tokenizer, config: TSNConfig, batch_rows=1000):
         batch_rows: Rows tokenized at a time.
 
     Returns:
-        `datasets.Dataset`, a row a chunk, mapped into memory from a temporary file, so that its size does not matter:
-        the tokenizer's columns, `topic_labels`, `ner_labels` and `topic_sentiment_labels` (a list as long as
-        `input_ids`), `annotated_entity_types` (a truth value for each entity type), `sentiment_labels` (a number),
-        `length` in tokens, `source` as `"source/language"`, and `row`,
-        which names the row.
+        `datasets.Dataset`, one row for each chunk, mapped into memory from a temporary file, so that its size does not
+        matter: the tokenizer's columns; `topic_labels`, `ner_labels` and `topic_sentiment_labels` (lists as long as
+        `input_ids`); `annotated_entity_types` (a bool for each entity type); `sentiment_labels` (a number); `length`
+        in tokens; `source` as `"source/language"`; and `row`, which names the row.
     """
     schema = _schema(tokenizer)
     folder = tempfile.TemporaryDirectory(prefix="tsn-features-")
@@ -48,13 +52,19 @@ def rows_to_features(rows, tokenizer, config: TSNConfig, batch_rows=1000):
     return Dataset.from_file(path)
 
 
-def stream_features(read, tokenizer, config: TSNConfig, seed=0, buffer_size=2000):
-    """As `rows_to_features`, but cut while they are trained on, for data that fit on no disk.
+def stream_features(
+    read: Callable[[], Iterable[dict]],
+    tokenizer: PreTrainedTokenizerFast,
+    config: TSNConfig,
+    seed: int = 0,
+    buffer_size: int = 2000,
+) -> IterableDataset:
+    """As `rows_to_features`, but cut during training, for data that fit on no disk.
 
     Args:
         read: Called without arguments for each pass; returns an iterable of checked rows.
         tokenizer, config: See `rows_to_features`.
-        seed: Of the order: each chunk is drawn from a buffer of the next `buffer_size` ones.
+        seed: Random seed for the order: each chunk is drawn from a buffer of the next `buffer_size` ones.
 
     Returns:
         `datasets.IterableDataset` with the columns of `rows_to_features`; it never ends.
@@ -121,7 +131,9 @@ def _append_features(columns, rows, tokenizer, config):
             columns[name].append(aligned)
         sentiment = row["sentiment"]
         columns["sentiment_labels"].append(IGNORED if sentiment is None else config.sentiment_labels.index(sentiment))
-        annotated = entity_scheme.types if row["entity_types"] is None else row["entity_types"]
+        # Common nouns are no entities of any type, whichever were annotated.
+        partly = row["entities"] is not None and row["entity_types"] is not None
+        annotated = row["entity_types"] if partly else entity_scheme.types
         columns["annotated_entity_types"].append([name in annotated for name in entity_scheme.types])
         inputs = model_inputs(encoding)
         for name in tokenizer.model_input_names:
@@ -160,8 +172,8 @@ def _sentiments(placed, labels, count):
 
 
 def _placed(spans, units, chunk):
-    """`[(first, last, span, cut), ...]` of the spans that stand in the chunk: their words, and whether its border cuts
-    them. None where nothing is annotated."""
+    """`[(first, last, span, cut), ...]` of the spans that reach into the chunk: their words, and whether its border
+    cuts them. None where nothing is annotated."""
     if spans is None:
         return None
     placed, end = [], 0
@@ -178,7 +190,7 @@ def _placed(spans, units, chunk):
     return placed
 
 
-def row_weights(sources, weights):
+def row_weights(sources: Sequence[str], weights: dict[str, float]) -> np.ndarray:
     """`(rows,)` sampling weight of each row: how often an epoch sees it.
 
     Args:
@@ -189,17 +201,23 @@ def row_weights(sources, weights):
     return np.array([of_name[name] for name in sources])
 
 
-def sample_indices(sources, weights, seed):
-    """Which rows an epoch sees, by sampling weights; of a weight's fraction a random part is drawn once.
+def sample_indices(
+    sources: Sequence[str], weights: dict[str, float], seed: int, left_out: Iterable[str] = ()
+) -> np.ndarray:
+    """Indices of the rows that an epoch sees, by sampling weights.
+
+    A row of weight 2.3 is there twice, and three times with a probability of 0.3, drawn once.
 
     Args:
         sources, weights: See `row_weights`.
-        seed: Of the draw.
+        seed: Random seed for the fractions.
+        left_out: Further names that weights may have, of rows that were left out before.
 
     Raises:
         ValueError: a name that no row has, or a weight that is not a number >= 0.
     """
-    known = set(sources) | {name.rpartition("/")[0] for name in sources}
+    names = {*sources, *left_out}
+    known = names | {name.rpartition("/")[0] for name in names}
     for name, weight in weights.items():
         if name not in known:
             raise ValueError(f"sampling weight for {name!r}: no such source; there are {', '.join(sorted(known))}")
@@ -213,14 +231,14 @@ def sample_indices(sources, weights, seed):
 class TSNCollator:
     """Pads features to the batch's longest.
 
-    All label keys are always there, all -100 where nothing is labelled: without them, the trainer's evaluation
+    All label keys are always present, all -100 where nothing is labelled: without them, the trainer's evaluation
     would return neither loss nor metric. `row`, a list, names the rows that the features come from.
     """
 
-    def __init__(self, tokenizer):
+    def __init__(self, tokenizer: PreTrainedTokenizerFast):
         self.tokenizer = tokenizer
 
-    def __call__(self, features):
+    def __call__(self, features: Sequence[dict]) -> dict:
         padding = {**padding_values(self.tokenizer), **dict.fromkeys(TOKEN_LABELS, IGNORED)}
         batch = {
             # To the right whatever the tokenizer's side, so that token positions stay what they were.
@@ -228,8 +246,7 @@ class TSNCollator:
             for name in (*self.tokenizer.model_input_names, *TOKEN_LABELS)
         }  # (batch, tokens)
         batch["row"] = [feature["row"] for feature in features]
-        batch["annotated_entity_types"] = torch.tensor(
-            [f["annotated_entity_types"] for f in features]
-        )  # (batch, types)
+        annotated = [feature["annotated_entity_types"] for feature in features]
+        batch["annotated_entity_types"] = torch.tensor(annotated)  # (batch, types)
         batch["sentiment_labels"] = torch.tensor([feature["sentiment_labels"] for feature in features])  # (batch,)
         return batch
