@@ -1,12 +1,12 @@
-"""What one model for three tasks costs each of them, and what an adapter costs: trains all of it side by side.
+"""What each task loses by sharing one model with two others, and what an adapter loses: trains all of them.
 
     python -m bench.multitask --backbone out/v1/checkpoint-1900 --data ../shared/data --steps 120
 
-All start from the same model or encoder. The joint model sees `--steps` batches of the mixture that the configuration
-`configs/tsn-e5.yaml` describes. Each single-task model has the same options and schedule, and sees the rows of its
-task alone, as many times as the joint model does: to train, the three together cost what the joint one costs; to use,
-three times as much. The adapter (`--lora --load_in_8bit`) sees what the joint model sees. All are measured on every
-third row of the validation data, chunk by chunk, and written to `results/multitask.json` and `.md`.
+All start from the same model or encoder. The joint model sees `--steps` batches of the mixture that `--config`
+describes. Each single-task model has the same options and schedule, and sees only the rows of its task, as many times
+as the joint model does: the three together cost as much to train as the joint one, and three times as much to use. The
+adapter (`--lora --load_in_8bit`) sees what the joint model sees. All are measured on every third row of the validation
+data, chunk by chunk, and written to `results/multitask.json` and `.md`.
 """
 
 import argparse
@@ -30,8 +30,9 @@ from tsn.hub.figures import multitask_table
 from tsn.paths import ROOT
 
 COLUMNS = dict(zip(HEADS, ("topics", "entities", "sentiment")))
+ALSO = {"ner": {"entity_types"}, "sentiment": {"targets"}}  # further columns that teach a task
 EVERYTHING = ["start", "joint", "adapter", *HEADS]
-EVERY = 3  # rows of the validation data: measuring would take longer than training
+EVERY = 3  # of the validation rows one is measured: all of them would take longer than the training
 OPTIONS = {
     "start": ["--learning_rate", "0", "--head_learning_rate", "0"],
     "joint": [],
@@ -47,10 +48,11 @@ def some_rows(path, out):
 
 
 def task_rows(path, task, out):
-    """Writes the rows of a Parquet file that are labelled for a task, with the labels of the others taken away."""
+    """Writes the rows of a Parquet file that are labelled for a task, without the labels of the others."""
     table = pq.read_table(path)
     table = table.filter(table[COLUMNS[task]].is_valid())
-    for column in set(COLUMNS.values()) - {COLUMNS[task]}:
+    labels = {*COLUMNS.values(), *(column for columns in ALSO.values() for column in columns)}
+    for column in (labels - {COLUMNS[task]} - ALSO.get(task, set())) & set(table.column_names):
         i = table.schema.get_field_index(column)
         table = table.set_column(i, table.schema.field(i), pa.nulls(len(table), table.schema.field(i).type))
     pq.write_table(table, out)
@@ -58,21 +60,21 @@ def task_rows(path, task, out):
 
 
 def words_seen(path, weights):
-    """Words of a Parquet file's texts, each as often as an epoch sees it: what a training on them costs."""
+    """Words of a Parquet file's texts, each as often as an epoch sees it: the cost of a training on them."""
     rows = pq.read_table(path, columns=["source", "language", "text"]).to_pylist()
     times = row_weights([f"{row['source']}/{row['language']}" for row in rows], weights)
     return float(sum(n * len(row["text"].split()) for n, row in zip(times, rows)))
 
 
 def sampling_weights(config, path):
-    """The mixture of a configuration, of the sources that a file has."""
-    there = set(pq.read_table(path, columns=["source"])["source"].to_pylist())
+    """The sampling weights of a configuration, for the sources that a file has."""
+    sources = set(pq.read_table(path, columns=["source"])["source"].to_pylist())
     pairs = (pair.rpartition("=") for pair in config["sampling_weights"])
-    return {name: float(weight) for name, _, weight in pairs if name.partition("/")[0] in there}
+    return {name: float(weight) for name, _, weight in pairs if name.partition("/")[0] in sources}
 
 
 def train(name, steps, files, weights, arguments, extra=()):
-    """Trains with `train.py` and returns the metrics of the last step, with the seconds that training took."""
+    """Trains with `train.py` and returns the metrics after the last step, and the seconds that training took."""
     with tempfile.TemporaryDirectory() as out:
         options = [write_options(arguments, Path(out) / "options.yaml"), "--backbone", arguments.backbone]
         options += ["--output_dir", out, *extra]
@@ -90,7 +92,7 @@ def train(name, steps, files, weights, arguments, extra=()):
 
 
 def write_options(arguments, path):
-    """The configuration, without what a TSN model brings itself."""
+    """Writes the configuration, without what a TSN model brings itself."""
     config = yaml.safe_load(Path(arguments.config).read_text(encoding="utf-8"))
     if PretrainedConfig.get_config_dict(arguments.backbone)[0].get("model_type") == "tsn":
         config.pop("pooling")
@@ -105,8 +107,8 @@ def main(argv=None):
     parser.add_argument("--config", default=str(ROOT / "configs" / "tsn-e5.yaml"), help="options of train.py")
     parser.add_argument("--backbone", required=True, help="encoder or TSN model to start from")
     parser.add_argument("--data", default=str(ROOT.parent / "shared" / "data"), help="train and validation.parquet")
-    parser.add_argument("--steps", type=int, default=120, help="of the joint model (default: 120)")
-    parser.add_argument("--only", nargs="+", default=EVERYTHING, help="train these alone")
+    parser.add_argument("--steps", type=int, default=120, help="steps of the joint model (default: 120)")
+    parser.add_argument("--only", nargs="+", default=EVERYTHING, help="train only these; results of the others stay")
     parser.add_argument("--output_dir", default=str(ROOT / "results"), help="where multitask.json goes")
     arguments = parser.parse_args(argv)
     data, out = Path(arguments.data), Path(arguments.output_dir)

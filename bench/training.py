@@ -2,7 +2,7 @@
 
     python -m bench.training --backbone out/backbone --data ../shared/data --steps 12
 
-Turn by turn, in one process: `TSNTrainer` as `train.py` sets it up, and a loop of forward, backward, clipping and
+In turns, in one process: `TSNTrainer` as `train.py` sets it up, and a loop of forward, backward, clipping and
 optimizer step over the batches that the trainer's loader gave, already collated. Writes `results/training.json`.
 """
 
@@ -22,11 +22,13 @@ from bench.machine import describe_machine, versions
 from tsn.data.features import TSNCollator
 from tsn.paths import ROOT
 from tsn.training.arguments import parse_arguments
-from tsn.training.run import TSNTrainer, load_data, load_model, load_tokenizer
+from tsn.training.data import load_data
+from tsn.training.model import load_model, load_tokenizer
+from tsn.training.trainer import TSNTrainer
 
 
 class _Clock(TrainerCallback):
-    """Seconds of each step, from the loading of its batch on."""
+    """Seconds of each step, loading of its batch included."""
 
     def __init__(self):
         self.seconds, self.last = [], None
@@ -41,7 +43,7 @@ class _Clock(TrainerCallback):
 
 
 def trainer_seconds(model, training, features, tokenizer):
-    """Seconds of the trainer's steps, and the batches that they were of."""
+    """Seconds of the trainer's steps, and the batches that they read."""
     batches = []
 
     class Recorded(TSNCollator):
@@ -81,18 +83,18 @@ def main(argv=None):
     parser.add_argument("--config", default=str(ROOT / "configs" / "tsn-e5.yaml"), help="options of train.py")
     parser.add_argument("--backbone", required=True, help="encoder to start from")
     parser.add_argument("--data", default=str(ROOT.parent / "shared" / "data"), help="folder with validation.parquet")
-    parser.add_argument("--steps", type=int, default=12, help="of each turn (default: 12)")
-    parser.add_argument("--repeats", type=int, default=3, help="turns of each (default: 3)")
+    parser.add_argument("--steps", type=int, default=12, help="steps of each turn (default: 12)")
+    parser.add_argument("--repeats", type=int, default=3, help="turns of the trainer and of the loop (default: 3)")
     parser.add_argument("--output_dir", default=str(ROOT / "results"), help="where training.json goes")
     arguments = parser.parse_args(argv)
-    unused = tempfile.mkdtemp()
+    unused = tempfile.mkdtemp()  # train.py needs an output folder
     options = [arguments.config, "--backbone", arguments.backbone, "--output_dir", unused, "--use_cpu"]
     options += ["--train_file", f"{arguments.data}/validation.parquet", "--max_steps", str(arguments.steps)]
     options += ["--save_strategy", "no", "--eval_strategy", "no", "--load_best_model_at_end", "false"]
     model_arguments, _, data, training = parse_arguments(options)
-    training.remove_unused_columns, data.sampling_weights, data.validation_file = False, None, None
+    data.sampling_weights = data.validation_file = None
     tokenizer, model = load_tokenizer(arguments.backbone), load_model(model_arguments)
-    features, _ = load_data(data, training, tokenizer, model.config)
+    features, _ = load_data(data, tokenizer, model.config, training.seed)
     turns = []
     for _ in range(arguments.repeats):
         seconds, batches = trainer_seconds(copy.deepcopy(model), training, features, tokenizer)

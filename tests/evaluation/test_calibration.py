@@ -12,10 +12,12 @@ from configuration_tsn import TASKS, TSNConfig
 from modeling_tsn import TSNModel
 from pipeline_tsn import TSNPipeline
 from tests.conftest import example_rows, make_model, make_tokenizer
+from tsn.data.annotated import COLUMNS
 from tsn.data.features import rows_to_features
 from tsn.evaluation import calibration
 from tsn.evaluation.calibration import expected_calibration_error, fit_temperatures, reliability
 
+TYPES = ("PER", "LOC", "ORG", "MISC")
 ANSWERS = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60)
 
 
@@ -47,10 +49,7 @@ def test_no_answers_have_no_error():
 
 def _features(config):
     tokenizer = make_tokenizer()
-    rows = [
-        {**dict.fromkeys(("topics", "entities", "sentiment", "language")), "source": "s", "row": "r", **row}
-        for row in example_rows() * 8
-    ]
+    rows = [{**dict.fromkeys(COLUMNS), "source": "s", "row": "r", **row} for row in example_rows() * 8]
     return tokenizer, rows_to_features(rows, tokenizer, config)
 
 
@@ -109,14 +108,55 @@ def test_temperature_changes_scores_and_no_answer(pipe, tokenizer):
         assert found["sentiment"]["scores"] == pytest.approx(expected["sentiment"]["scores"], abs=1e-5)
 
 
-def test_heads_without_labels_keep_one():
-    model = make_model("bert", len(make_tokenizer()))
+@pytest.mark.parametrize("temperatures", [dict.fromkeys(TASKS, 1.0), {"topic": 1.9, "ner": 0.7, "sentiment": 1.3}])
+@pytest.mark.parametrize("head, column", zip(TASKS, ("topics", "entities", "sentiment")))
+def test_heads_without_labels_keep_theirs(temperatures, head, column):
+    model, tokenizer = make_model("bert", len(make_tokenizer()), temperatures=temperatures), make_tokenizer()
+    rows = [{**dict.fromkeys(COLUMNS), **row} for row in example_rows()]
+    kept = dict.fromkeys({"topics", "entities", "sentiment"} - {column})
+    rows = [{**row, **kept, "source": "s", "row": "r"} for row in rows]
+    fitted = fit_temperatures(model, tokenizer, rows_to_features(rows, tokenizer, model.config))
+    assert {**fitted, head: None} == {**temperatures, head: None} and fitted[head] != temperatures[head]
+
+
+def test_data_without_labels_are_an_error():
+    model, tokenizer = make_model("bert", len(make_tokenizer())), make_tokenizer()
+    row = {**dict.fromkeys(COLUMNS), "text": "Fine.", "source": "s", "row": "r"}
+    target = {**row, "targets": [{"start": 0, "end": 4, "sentiment": "positive"}]}  # of no head that is calibrated
+    for rows in ([row], [target], []):
+        with pytest.raises(ValueError, match="to calibrate on"):
+            fit_temperatures(model, tokenizer, rows_to_features(rows, tokenizer, model.config))
+
+
+def test_only_annotated_types_count():
+    """The log loss of the pipeline's entities of annotated types alone has its minimum at the temperature."""
     tokenizer = make_tokenizer()
-    row = {"text": "Fine.", "topics": None, "entities": None, "sentiment": "neutral", "language": None}
-    found = fit_temperatures(
-        model, tokenizer, rows_to_features([{**row, "source": "s", "row": "r"}], tokenizer, model.config)
-    )
-    assert found["topic"] == found["ner"] == 1.0
+    model = make_model("bert", len(tokenizer))
+    texts = [row["text"] for row in example_rows()]
+    rows = []
+    for i, (text, answer) in enumerate(zip(texts, TSNPipeline(model, tokenizer)(texts))):
+        types = [["PER", "LOC"], ["ORG"], None][i % 3]
+        spans = [e for j, e in enumerate(answer["entities"]) if j % 3 and e["entity_group"] in (types or TYPES)]
+        spans = [{"start": e["start"], "end": e["end"], "label": e["entity_group"]} for e in spans]
+        rows.append({**dict.fromkeys(COLUMNS), "text": text, "entities": spans, "entity_types": types,
+                     "source": "s", "row": "r"})  # fmt: skip
+
+    def log_loss(temperature, count_all=False):
+        model.config.temperatures = {**dict.fromkeys(TASKS, 1.0), "ner": temperature}
+        nats = []
+        for row, answer in zip(rows, TSNPipeline(model, tokenizer)(texts)):
+            gold = {(span["start"], span["end"], span["label"]) for span in row["entities"]}
+            for entity in answer["entities"]:
+                if count_all or entity["entity_group"] in (row["entity_types"] or TYPES):
+                    right = (entity["start"], entity["end"], entity["entity_group"]) in gold
+                    nats.append(-np.log(entity["score"] if right else 1 - entity["score"]))
+        return np.mean(nats)
+
+    fitted = fit_temperatures(model, tokenizer, rows_to_features(rows, tokenizer, model.config))["ner"]
+    grid = np.geomspace(0.2, 10, 40)
+    best, with_all = (grid[np.argmin([log_loss(t, everything) for t in grid])] for everything in (False, True))
+    assert abs(np.log(with_all / best)) > 0.2, "else the types make no difference here"
+    assert log_loss(fitted) <= log_loss(best) + 1e-4
 
 
 def test_command_changes_the_configuration_alone(tmp_path, hub_folder, data_file, capsys):
@@ -131,6 +171,16 @@ def test_command_changes_the_configuration_alone(tmp_path, hub_folder, data_file
     values = json.loads(before["config.json"])
     assert json.loads((folder / "config.json").read_text()) == {**values, "temperatures": printed}
     assert TSNModel.from_pretrained(folder).config.temperatures == printed
+
+
+def test_command_leaves_the_configuration_alone_without_labels(tmp_path, hub_folder):
+    folder, data = tmp_path / "model", tmp_path / "bare.jsonl"
+    shutil.copytree(hub_folder, folder)
+    data.write_text('{"text": "Fine.", "label": "positive"}\n')
+    before = (folder / "config.json").read_bytes()
+    with pytest.raises(SystemExit, match="bare.jsonl: the data have no labels to calibrate on"):
+        calibration.main([str(folder), str(data)])
+    assert (folder / "config.json").read_bytes() == before
 
 
 def test_command_names_what_is_wrong(tmp_path, hub_folder):

@@ -18,7 +18,7 @@ from tests.training.test_train import options, run_script, steps
 from tsn.hub.folder import write_hub_folder
 from tsn.training.arguments import parse_arguments
 from tsn.training.lora import add_adapter, attention_projections, base_sha256, load_adapter, merge_adapter
-from tsn.training.run import load_adapted
+from tsn.training.model import build_model
 
 LOUD = ["--learning_rate", "0.05"]  # an adapter that four steps move far
 
@@ -88,6 +88,23 @@ def test_heads_are_trained_and_the_encoder_is_not():
     trainable = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
     assert all("lora_" in name or "modules_to_save" in name for name in trainable)
     assert sum("_head.modules_to_save" in name for name in trainable) == 6
+
+
+def test_a_head_for_the_sentiment_of_topics_is_trained_as_the_others():
+    adapted = add_adapter(make_model(topic_sentiment_head=True))
+    trainable = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
+    assert sum("topic_sentiment_head.modules_to_save" in name for name in trainable) == 2
+
+
+def test_dropout_of_the_encoder_is_not_the_adapters(base, data_file, tmp_path):
+    more = ["--lora", "--encoder_dropout", "0", "--lora_dropout", "0.3"]
+    arguments, lora, _, training = parse_arguments(options(base, data_file, tmp_path, *more))
+    model = build_model(arguments, lora, training.device)
+    rates = {name: module.p for name, module in model.named_modules() if isinstance(module, torch.nn.Dropout)}
+    adapters = {rate for name, rate in rates.items() if "lora_dropout" in name}
+    encoder = {rate for name, rate in rates.items() if ".backbone." in name and "lora_dropout" not in name}
+    assert (adapters, encoder) == ({0.3}, {0.0})
+    assert TSNConfig.from_pretrained(base).backbone_config.hidden_dropout_prob == 0.1, "of others' trainings"
 
 
 def test_adapter_has_a_folder_of_its_own_in_pefts_format(trained):
@@ -225,7 +242,7 @@ def test_eight_bits_are_eight_bits(base):
     model, lora, _, training = parse_arguments(
         ["--backbone", str(base), "--lora", "--load_in_8bit", "--train_file", "x", "--output_dir", "x", "--use_cpu"]
     )
-    adapted = load_adapted(model, lora, training)
+    adapted = build_model(model, lora, training.device)
     kinds = {n.rpartition(".")[2]: type(m).__name__ for n, m in adapted.get_base_model().backbone.named_modules()}
     assert (
         kinds["dense"] == "Linear8bitLt"

@@ -18,12 +18,14 @@ import train
 from configuration_tsn import TASKS, TSNConfig
 from modeling_tsn import TSNModel
 from pipeline_tsn import TSNPipeline
-from tests.conftest import ROOT, TEXTS, example_rows, make_tokenizer
+from tests.conftest import ROOT, TEXTS, make_model, make_tokenizer
 from tsn.data.annotated import read_rows
 from tsn.data.features import rows_to_features
 from tsn.evaluation.calibration import fit_temperatures
-from tsn.training import run
 from tsn.training.arguments import parse_arguments
+from tsn.training.checkpoints import find_checkpoint
+from tsn.training.model import load_model, load_tokenizer, set_dropout
+from tsn.training.trainer import TSNTrainer
 
 
 def options(backbone, data, out, *more):
@@ -57,8 +59,8 @@ def test_heads_have_their_own_learning_rate(tmp_path, backbone_folder, data_file
     more = ["--head_learning_rate", "0.5", "--eval_strategy", "no", "--load_best_model_at_end", "false"]
     arguments = options(backbone_folder, data_file, tmp_path, *more)
     model_arguments, *_, training = parse_arguments(arguments)
-    model = run.load_model(model_arguments)
-    optimizer = run.TSNTrainer(model, training).create_optimizer()
+    model = load_model(model_arguments)
+    optimizer = TSNTrainer(model, training).create_optimizer()
     rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     for name, parameter in model.named_parameters():
@@ -139,56 +141,13 @@ def test_own_entity_types_and_scheme(tmp_path, backbone_folder):
     assert (config.ner_labels, config.ner_scheme, config.chunk_words) == (["O", "PRODUCT", "PLACE"], "IO", 20)
 
 
-def test_early_stopping(tmp_path, backbone_folder, data_file):
+def test_early_stopping(tmp_path, backbone_folder, data_file, capsys):
     more = ["--validation_file", data_file, *steps(30), "--early_stopping_patience", 2, "--learning_rate", 0]
     train.main(options(backbone_folder, data_file, tmp_path, *more, "--head_learning_rate", 0))
     assert json.loads((tmp_path / "trainer_state.json").read_text())["global_step"] == 3
-    with pytest.raises(ValueError, match="validation_file"):
-        train.main(options(backbone_folder, data_file, tmp_path, *steps(1), "--early_stopping_patience", 2))
-
-
-def test_bad_rows_stop_the_run_or_are_kept_aside(tmp_path, backbone_folder):
-    data, out = tmp_path / "some.jsonl", tmp_path / "out"
-    bad = {"text": "Hi", "sentiment": "furious"}
-    data.write_text("".join(json.dumps(row) + "\n" for row in [*example_rows(), bad]))
-    with pytest.raises(ValueError, match=r"some\.jsonl, row 7: .*furious"):
-        train.main(options(backbone_folder, data, out, *steps(1)))
-    train.main(options(backbone_folder, data, out, *steps(1), "--invalid_rows", "skip"))
-    (kept,) = map(json.loads, (out / "invalid_rows.jsonl").read_text().splitlines())
-    assert kept["row"] == bad and "row 7" in kept["error"]
-
-
-def test_sampling_weights_choose_rows(tmp_path, backbone_folder, data_file, caplog):
-    caplog.set_level("INFO", logger="train")
-    train.main(options(backbone_folder, data_file, tmp_path, *steps(1), "--sampling_weights", "news=2", "examples=0"))
-    assert "12 chunks" in caplog.text  # 4 of news, twice, and 4 of reviews
-    for pairs in (["nonsense=1"], ["news=-1"], ["news"], ["news=many"]):
-        with pytest.raises(ValueError, match="sampling"):
-            train.main(options(backbone_folder, data_file, tmp_path, *steps(1), "--sampling_weights", *pairs))
-
-
-def test_options_from_a_file(tmp_path, capsys):
-    path = tmp_path / "options.yaml"
-    path.write_text(
-        "backbone: b\ntrain_file: [a.csv, c.csv]\noutput_dir: out\nlearning_rate: 2e-4\nloss_weights: [1, 2, 3]"
-    )
-    model, _, data, training = parse_arguments([str(path), "--seed", "7", "--output_dir", str(tmp_path / "other")])
-    assert (model.backbone, data.train_file, training.learning_rate) == ("b", ["a.csv", "c.csv"], 2e-4)
-    assert (model.loss_weights, training.seed, Path(training.output_dir).name) == ([1, 2, 3], 7, "other")
-    path.write_text("train_file: a.csv\noutput_dir: out\nentity_types: PRODUCT\nloss_weights: [1, 1, 1]")
-    model, _, data, _ = parse_arguments([str(path)])
-    assert (data.train_file, model.entity_types) == (["a.csv"], ["PRODUCT"]), "one of a list needs no brackets"
-    path.write_text("backbone: b\nlerning_rate: 1")
     with pytest.raises(SystemExit):
-        parse_arguments([str(path)])
-    assert "lerning_rate" in capsys.readouterr().err
-
-
-def test_shipped_configuration_is_valid(tmp_path, monkeypatch):
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")  # TrainingArguments would leave bf16 there, for all others
-    arguments = [str(ROOT / "configs" / "tsn-e5.yaml"), "--output_dir", str(tmp_path)]
-    model, _, data, training = parse_arguments(arguments)
-    assert training.learning_rate == 2e-4 and model.loss_weights == [1, 1, 1] and data.validation_file
+        train.main(options(backbone_folder, data_file, tmp_path, *steps(1), "--early_stopping_patience", 2))
+    assert "--early_stopping_patience needs a --validation_file" in capsys.readouterr().err
 
 
 def test_learning_curves_are_drawn(trained):
@@ -199,7 +158,7 @@ def test_scores_are_calibrated_on_the_validation_data(trained, data_file):
     found = TSNConfig.from_pretrained(trained).temperatures
     assert found != dict.fromkeys(TASKS, 1.0) and all(0.2 <= t <= 10 for t in found.values())
     assert found == json.loads((trained / "config.json").read_text())["temperatures"]
-    model, tokenizer = TSNModel.from_pretrained(trained), run.load_tokenizer(trained)
+    model, tokenizer = TSNModel.from_pretrained(trained), load_tokenizer(trained)
     features = rows_to_features(read_rows(data_file, model.config), tokenizer, model.config)
     assert fit_temperatures(model, tokenizer, features) == pytest.approx(found, rel=0.02)  # fp16 weights
 
@@ -212,14 +171,14 @@ def test_cut_short_checkpoints_are_passed_over(tmp_path, trained, backbone_folde
     (tmp_path / "checkpoint-30").mkdir()
     last = options(backbone_folder, data_file, tmp_path, *steps(4, 2), "--resume_from_checkpoint", "last")
     *_, training = parse_arguments(last)
-    assert Path(run.find_checkpoint(training)).name == "checkpoint-2"
+    assert Path(find_checkpoint(training.resume_from_checkpoint, training.output_dir)).name == "checkpoint-2"
     train.main([*last, "--validation_file", str(data_file)])
     resumed, whole = (load_file(folder / "checkpoint-4" / "model.safetensors") for folder in (tmp_path, trained))
     assert {n: (resumed[n] - w).abs().max().item() for n, w in whole.items() if not torch.equal(resumed[n], w)} == {}
     named = options(
         backbone_folder, data_file, tmp_path, *steps(4), "--resume_from_checkpoint", tmp_path / "checkpoint-30"
     )
-    with pytest.raises(ValueError, match="checkpoint-30 is no checkpoint that was written to its end"):
+    with pytest.raises(ValueError, match="checkpoint-30 is not a complete checkpoint"):
         train.main(named)
 
 
@@ -270,23 +229,38 @@ def test_a_stream_may_be_read_more_than_once_and_goes_on_where_it_stopped(tmp_pa
     assert all(torch.equal(one[name], weight) for name, weight in other.items())
 
 
-@pytest.mark.parametrize(
-    "more, reason",
-    [
-        (["--streaming"], "--max_steps"),
-        (["--streaming", "--max_steps", "2", "--sampling_weights", "a=1"], "--sampling_weights"),
-    ],
-)
-def test_what_a_stream_cannot_do_is_said(tmp_path, backbone_folder, data_file, capsys, more, reason):
-    with pytest.raises(SystemExit):
-        train.main(options(backbone_folder, data_file, tmp_path, *more))
-    assert reason in capsys.readouterr().err
+@pytest.mark.parametrize("strategy", ["steps", "no"])
+def test_trains_without_validation_data_whenever_it_saves(tmp_path, backbone_folder, data_file, strategy):
+    files = ["--backbone", backbone_folder, "--train_file", data_file, "--output_dir", tmp_path]
+    train.main([*map(str, files), "--use_cpu", "--max_steps", "2", "--save_steps", "1", "--save_strategy", strategy])
+    assert TSNModel.from_pretrained(tmp_path)
+    assert len(list(tmp_path.glob("checkpoint-*"))) == (2 if strategy == "steps" else 0)
 
 
-def test_training_data_are_needed(tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        train.main(["--output_dir", str(tmp_path)])
-    assert "--train_file" in capsys.readouterr().err
+def test_heads_without_validation_labels_keep_their_temperature(tmp_path, backbone_folder, data_file, trained):
+    """A TSN model that is trained further, on data with sentiment alone."""
+    base, data = tmp_path / "base", tmp_path / "some.jsonl"
+    shutil.copytree(trained, base)
+    temperatures = {"topic": 1.9059, "ner": 0.7, "sentiment": 1.3}
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "temperatures": temperatures}))
+    data.write_text("".join(json.dumps({"text": t, "sentiment": i % 3}) + "\n" for i, t in enumerate(TEXTS)))
+    train.main(options(base, data, tmp_path / "out", *steps(1), "--validation_file", data))
+    found = TSNConfig.from_pretrained(tmp_path / "out").temperatures
+    assert (found["topic"], found["ner"]) == (1.9059, 0.7) and found["sentiment"] != 1.3
+
+
+@pytest.mark.parametrize("name", ["bert", "distilbert"])
+def test_dropout_of_the_encoder(name):
+    """Without any, two passes in training mode agree; the heads' own stays."""
+    model = make_model(name, len(make_tokenizer()))
+    set_dropout(model.backbone, 0.0)
+    inputs = make_tokenizer()(TEXTS[0], return_tensors="pt")
+    inputs = {key: value for key, value in inputs.items() if key != "token_type_ids"}
+    one, other = (model.train().backbone(**inputs).last_hidden_state for _ in range(2))
+    assert torch.equal(one, other) and model.dropout.p == model.config.head_dropout
+    set_dropout(model.backbone, 0.5)
+    assert not torch.equal(*(model.backbone(**inputs).last_hidden_state for _ in range(2)))
 
 
 @pytest.mark.slow
@@ -298,12 +272,6 @@ def test_half_precision_needs_no_more_than_its_option(tmp_path, backbone_folder,
     assert process.returncode == 0, errors
     log = json.loads((tmp_path / "trainer_state.json").read_text())["log_history"]
     assert all(np.isfinite(entry["loss"]) for entry in log if "loss" in entry)
-
-
-def test_default_learning_rates(tmp_path):
-    base = ["--train_file", "a", "--output_dir", str(tmp_path)]
-    for more, expected in (([], 5e-5), (["--lora"], 1e-3), (["--lora", "--learning_rate", "2e-4"], 2e-4)):
-        assert parse_arguments([*base, *more])[-1].learning_rate == expected
 
 
 @pytest.mark.slow

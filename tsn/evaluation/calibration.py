@@ -2,23 +2,26 @@
 
     python -m tsn.evaluation.calibration CHECKPOINT VALIDATION [VALIDATION ...]
 
-fits the temperature of each head on annotated data and stores it in the checkpoint's `config.json`. `train.py` does it
-at its end. Guo et al. 2017, On Calibration of Modern Neural Networks: the logits are divided by one number for each
-head, which changes no answer. It minimises the log loss of what the pipeline's scores claim: that this span is
-exactly one of the text's, or that this is its sentiment.
+fits the temperature of each head on annotated data and stores it in the checkpoint's `config.json`; a head without
+labels in the data keeps its temperature. `train.py` does the same at its end. Guo et al. 2017, On Calibration of
+Modern Neural Networks: the logits are divided by one number for each head, which changes no answer. It minimises the
+log loss of what the pipeline's scores claim: that this span is exactly one of the text's, or that this is its
+sentiment.
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from datasets import Dataset
 from scipy.optimize import minimize_scalar
 from torch.utils.data import DataLoader
 from tqdm import tqdm
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from modeling_tsn import TSNModel
 from tsn.data.annotated import read_rows
@@ -28,7 +31,7 @@ from tsn.heads import HEADS
 BINS = 15  # as in Guo et al.
 
 
-def reliability(scores, correct, bins=BINS):
+def reliability(scores: Sequence[float], correct: Sequence[bool], bins: int = BINS) -> list[dict]:
     """What a reliability diagram shows: answers in bins of equal width by their score.
 
     Args:
@@ -50,39 +53,55 @@ def reliability(scores, correct, bins=BINS):
     ]
 
 
-def expected_calibration_error(scores, correct, bins=BINS):
-    """Mean over the answers of how far the accuracy of their bin is from its mean score (Naeini et al. 2015)."""
-    found = reliability(scores, correct, bins)
-    return sum(b["count"] * abs(b["accuracy"] - b["score"]) for b in found) / max(len(scores), 1)
+def expected_calibration_error(scores: Sequence[float], correct: Sequence[bool], bins: int = BINS) -> float:
+    """Mean over the answers of the gap between the accuracy of their bin and its mean score (Naeini et al. 2015)."""
+    filled = reliability(scores, correct, bins)
+    return sum(b["count"] * abs(b["accuracy"] - b["score"]) for b in filled) / max(len(scores), 1)
 
 
-def fit_temperatures(model, tokenizer, features, batch_size=64):
+def fit_temperatures(
+    model: TSNModel, tokenizer: PreTrainedTokenizerFast, features: Dataset, batch_size: int = 64
+) -> dict[str, float]:
     """The temperature of each head that makes its scores likeliest on annotated data.
 
     Args:
         model: A [`TSNModel`].
         tokenizer: Its fast tokenizer.
-        features: See `tsn.data.features.rows_to_features`.
+        features: See `tsn.data.features.rows_to_features`. Of a row with only some entity types annotated, the
+            predicted spans of the others are left out: nobody knows whether they are right.
 
     Returns:
-        dict: a number in [0.2, 10] for each head; 1 for one without labels, or without an answer.
+        dict: a number in [0.2, 10] for each head. A head without labels in the features, or without an answer on
+        them, keeps the model's own.
+
+    Raises:
+        ValueError: no head has a label.
     """
     config = model.config
-    schemes = {"topic": config.topic_scheme(), "ner": config.entity_scheme()}
-    heads = _labelled_logits(model, tokenizer, features, batch_size)
+    topic_scheme, entity_scheme = config.topic_scheme(), config.entity_scheme()
+    heads, annotated = _labelled_logits(model, tokenizer, features, batch_size)
+    if not any(len(labels) for _, labels, _ in heads.values()):
+        raise ValueError("the data have no labels to calibrate on")
+    judges = {
+        "topic": lambda labels, lengths: _judge_spans(topic_scheme, labels, lengths),
+        "ner": lambda labels, lengths: _judge_spans(entity_scheme, labels, lengths, annotated),
+        "sentiment": lambda labels, _: _judge_classes(labels),
+    }
     temperatures = {}
-    for task in HEADS:
-        logits, labels, lengths = heads[task]
-        judge = _judge_spans(schemes[task], labels, lengths) if task in schemes else _judge_classes(labels)
-        temperatures[task] = round(_likeliest(lambda t, judge=judge, x=logits: judge(x / t)), 4)
+    for head in HEADS:
+        logits, labels, lengths = heads[head]
+        fitted = _likeliest(logits, judges[head](labels, lengths)) if len(labels) else None
+        temperatures[head] = config.temperatures[head] if fitted is None else round(fitted, 4)
     return temperatures
 
 
 def _labelled_logits(model, tokenizer, features, batch_size):
-    """For each head the logits and labels of what is labelled, `(labels, classes)` and `(labels,)`; and for the token
-    heads how many labels each chunk has, `(chunks,)`."""
+    """For each head the logits and labels of what is labelled, `(labels, classes)` and `(labels,)`, and for the token
+    heads how many labels each chunk has, `(chunks,)`; and the annotated entity types, `(chunks, types)`."""
+    if not len(features):
+        raise ValueError("the data have no rows with words to calibrate on")
     model.eval()
-    found = {task: ([], [], []) for task in HEADS}
+    parts, annotated = {task: ([], [], []) for task in HEADS}, []
     features = features.sort("length", reverse=True)
     loader = DataLoader(features, batch_size, collate_fn=TSNCollator(tokenizer))
     for batch in tqdm(loader, desc="calibrating", unit="batch"):
@@ -90,20 +109,23 @@ def _labelled_logits(model, tokenizer, features, batch_size):
         with torch.no_grad():
             outputs = model(**inputs)
         for task in HEADS:
-            logits, labels, lengths = found[task]
+            logits, labels, lengths = parts[task]
             known = batch[f"{task}_labels"] != IGNORED  # (batch, tokens), or (batch,)
             logits.append(outputs[f"{task}_logits"].float().cpu()[known].numpy())
             labels.append(batch[f"{task}_labels"][known].numpy())
             if known.dim() == 2:
                 lengths.append(known.sum(1).numpy())
-    return {
-        task: tuple(np.concatenate(part) if part else None for part in (logits, labels, lengths))
-        for task, (logits, labels, lengths) in found.items()
-    }
+        annotated.append(batch["annotated_entity_types"].numpy())
+    heads = {task: tuple(np.concatenate(p) if p else None for p in columns) for task, columns in parts.items()}
+    return heads, np.concatenate(annotated)
 
 
-def _judge_spans(scheme, labels, lengths):
-    """A function of logits that gives the spans' scores and which are right."""
+def _judge_spans(scheme, labels, lengths, annotated=None):
+    """A function of logits that gives the spans' scores and which are right.
+
+    Args:
+        annotated: `(chunks, types)` bool, the types that count; all of them if None.
+    """
     inside = np.arange(max(lengths, default=0)) < lengths[:, None]  # (chunks, longest)
     tags = np.full(inside.shape, scheme.labels.index("O"))
     tags[inside] = labels
@@ -111,51 +133,61 @@ def _judge_spans(scheme, labels, lengths):
 
     def judge(logits):
         *spans, scores = scheme.best_spans(logits, lengths)
-        return scores, np.array([span in gold for span in zip(*(part.tolist() for part in spans))], dtype=bool)
+        correct = np.array([span in gold for span in zip(*(part.tolist() for part in spans))], dtype=bool)  # (spans,)
+        if annotated is None:
+            return scores, correct
+        chunk, *_, kind = spans
+        known = annotated[chunk, kind]  # (spans,)
+        return scores[known], correct[known]
 
     return judge
 
 
 def _judge_classes(labels):
+    """A function of logits that gives the scores of the best classes and which are right."""
+
     def judge(logits):
-        shares = np.exp(logits - logits.max(-1, keepdims=True))
+        shares = np.exp(logits - logits.max(-1, keepdims=True))  # (labels, classes)
         best = shares.argmax(-1)
         return shares.max(-1) / shares.sum(-1), best == labels
 
     return judge
 
 
-def _likeliest(judge):
-    """The temperature at which the log loss of the scores, as probabilities of being right, is lowest."""
+def _likeliest(logits, judge):
+    """The temperature at which the log loss of the scores, as probabilities of being right, is lowest; None where no
+    answer can be judged."""
 
     def log_loss(log_temperature):
-        scores, correct = judge(np.float32(np.exp(log_temperature)))
+        scores, correct = judge(logits / np.float32(np.exp(log_temperature)))
         if not len(scores):
             return 0.0
         scores = np.clip(scores.astype(float), 1e-6, 1 - 1e-6)
         return -np.where(correct, np.log(scores), np.log1p(-scores)).mean()
 
-    if not len(judge(1.0)[0]):
-        return 1.0
-    found = minimize_scalar(log_loss, bounds=(np.log(0.2), np.log(10)), method="bounded", options={"xatol": 1e-3})
-    return float(np.exp(found.x))
+    if not len(judge(logits)[0]):
+        return None
+    best = minimize_scalar(log_loss, bounds=(np.log(0.2), np.log(10)), method="bounded", options={"xatol": 1e-3})
+    return float(np.exp(best.x))
 
 
-def store_temperatures(folder, temperatures):
-    """Writes them into the `config.json` of a folder."""
+def store_temperatures(folder: str | Path, temperatures: dict[str, float]) -> None:
+    """Writes temperatures into the `config.json` of a folder."""
     path = Path(folder) / "config.json"
     values = {**json.loads(path.read_text(encoding="utf-8")), "temperatures": temperatures}
     path.write_text(json.dumps(values, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tsn.evaluation.calibration",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("checkpoint", help="folder of a TSN model; its config.json is changed")
-    parser.add_argument("data", nargs="+", help="annotated data that the model was not trained on, nor is tested on")
+    parser.add_argument(
+        "data", nargs="+", help="annotated data, used neither to train nor to test: .parquet, .jsonl, .csv or a Hub id"
+    )
     arguments = parser.parse_args(argv)
     try:
         model = TSNModel.from_pretrained(arguments.checkpoint)
@@ -164,9 +196,10 @@ def main(argv=None):
         features = rows_to_features(rows, tokenizer, model.config)
     except (OSError, ValueError) as error:
         sys.exit(f"tsn.evaluation.calibration: {error}")
-    if not len(features):
-        sys.exit(f"tsn.evaluation.calibration: no rows with words in {', '.join(arguments.data)}")
-    temperatures = fit_temperatures(model, tokenizer, features)
+    try:
+        temperatures = fit_temperatures(model, tokenizer, features)
+    except ValueError as error:
+        sys.exit(f"tsn.evaluation.calibration: {', '.join(arguments.data)}: {error}")
     store_temperatures(arguments.checkpoint, temperatures)
     print(json.dumps(temperatures))
 

@@ -1,16 +1,18 @@
 """The trainer of a TSN model, and its metrics, chunk by chunk."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
+from datasets import Dataset
 from sklearn.metrics import f1_score
-from transformers import Trainer
+from transformers import EvalPrediction, PreTrainedTokenizerFast, Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from configuration_tsn import TSNConfig
 from modeling_tsn import LOSSES, summed_cross_entropy, summed_marginal_cross_entropy
-from tsn.data.features import IGNORED
+from tsn.data.features import IGNORED, TSNCollator
 from tsn.evaluation.metric import compute_metrics_from_rows
 
 LABELS = [*(f"{name}_labels" for name in LOSSES), "annotated_entity_types"]
@@ -18,12 +20,12 @@ LABELS = [*(f"{name}_labels" for name in LOSSES), "annotated_entity_types"]
 
 
 class NonFiniteLoss(RuntimeError):
-    """A loss or a gradient that is not a number; the message names the step and the rows."""
+    """A loss or a gradient is not a number; the message names the step and the rows."""
 
 
 class _LengthGroupedSampler(LengthGroupedSampler):
-    """transformers' own draws from the state of the moment: a resumed run, and each of several processes, would see
-    another order. The loader calls `set_epoch`."""
+    """The same order for a resumed run and for each of several processes: transformers' own sampler draws from the
+    current random state. The loader calls `set_epoch`."""
 
     def __init__(self, batch_size, lengths, seed):
         super().__init__(batch_size, lengths=lengths, generator=torch.Generator())
@@ -41,15 +43,14 @@ class _LengthGroupedSampler(LengthGroupedSampler):
 class TSNTrainer(Trainer):
     """`Trainer` that weighs each label alike, logs each head's loss, and stops before a step that is not a number.
 
-    A loss is the mean over its labels of the whole step, across processes and accumulated batches: so
-    many processes or accumulation steps end in the same weights as one large batch. The heads have a learning rate
-    of their own, and `row` of the features names the rows that a loss comes from.
+    A loss is the mean over its labels of the whole step, across processes and accumulated batches: many processes or
+    accumulation steps end in the same weights as one large batch. The heads have a learning rate of their own, and
+    the features' column `row` names the rows that a loss comes from.
     """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.args.max_grad_norm = self.args.max_grad_norm or math.inf  # 0 clips nothing; it is looked at all the same
-        self.model_accepts_loss_kwargs = True  # compute_loss divides by the labels of the step: nothing is left to do
+        self.model_accepts_loss_kwargs = True  # compute_loss divides by the labels of the step; nothing else should
         self._losses = None  # (2, losses): since the last line of the log, the sums of losses and numbers of labels
         self._rows = []  # of the step so far
         clip = self.accelerator.clip_grad_norm_
@@ -108,8 +109,8 @@ class TSNTrainer(Trainer):
         if num_items_in_batch is not None:
             # DDP takes the mean of the processes' gradients where the sum of these shares is wanted.
             counts = num_items_in_batch.to(sums.device) / self.accelerator.num_processes
-            found = torch.stack([sums.detach(), local])  # (2, losses)
-            self._losses = found if self._losses is None else self._losses + found
+            both = torch.stack([sums.detach(), local])  # (2, losses)
+            self._losses = both if self._losses is None else self._losses + both
         weights = self.model.config.loss_weights
         weights = torch.tensor([weights[key] for key in LOSSES.values()], device=sums.device)  # (losses,)
         loss = (weights * sums / counts.clamp(min=1e-9)).sum()
@@ -146,7 +147,7 @@ def _label_counts(batch):
 
 
 def _summed_losses(outputs, labels, scheme):
-    """Each loss, summed over its labels; the entity head's over what the rows leave open, too."""
+    """Each loss, summed over its labels; the entity head's is the marginal one where rows leave types open."""
     sums = []
     for name in LOSSES:
         logits, own = outputs[f"{name}_logits"], labels[f"{name}_labels"]
@@ -157,7 +158,32 @@ def _summed_losses(outputs, labels, scheme):
     return sums
 
 
-def chunk_metrics(config: TSNConfig):
+def check_metric(name: str, features: Dataset, tokenizer: PreTrainedTokenizerFast, config: TSNConfig) -> None:
+    """Raises ValueError where an evaluation on these features will not give a metric; the message lists those it will.
+
+    Known before training, so that no epoch is lost to a misspelt name.
+    """
+    seen, chosen, first = set(), [], 0  # a chunk with every label that occurs, so that no metric is missing
+    for batch in features.select_columns(LABELS[:-1]).iter(1000):
+        for i, columns in enumerate(zip(*batch.values())):
+            labels = {(key, tag) for key, tags in zip(batch, columns) for tag in np.unique(tags) if tag != IGNORED}
+            if labels - seen:
+                seen |= labels
+                chosen.append(first + i)
+        first += i + 1
+    batch = TSNCollator(tokenizer)([features[i] for i in chosen])
+    labels = [batch[key].numpy() for key in LABELS]
+    sizes = [len(getattr(config, f"{kind}_labels")) for kind in ("topic", "ner", "sentiment", "sentiment")]
+    right = [np.eye(n, dtype=np.float32)[np.maximum(tags, 0)] for n, tags in zip(sizes, labels)]
+    metrics = {"loss", *chunk_metrics(config)(EvalPrediction(right, labels))}
+    if name.removeprefix("eval_") not in metrics:
+        raise ValueError(
+            f"--metric_for_best_model: the validation data give no metric {name!r}; they give "
+            f"{', '.join(sorted(metrics))}"
+        )
+
+
+def chunk_metrics(config: TSNConfig) -> Callable[[EvalPrediction], dict[str, float]]:
     """`compute_metrics` for the trainer: exact spans and sentiment, chunk by chunk.
 
     `eval.py` measures whole texts through the pipeline; here a span that a chunk's border cuts is not counted.
@@ -183,11 +209,11 @@ def chunk_metrics(config: TSNConfig):
         for (head, scheme), logits, labels in zip(schemes.items(), token_logits, token_labels):
             labelled = labels != IGNORED  # (rows, tokens)
             lengths = labelled.sum(1)
-            order = np.argsort(~labelled, axis=1, kind="stable")[
-                :, : max(lengths.max(), 1)
-            ]  # (rows, words), tagged words to the front
+            order = np.argsort(~labelled, axis=1, kind="stable")  # tagged words to the front
+            order = order[:, : max(lengths.max(), 1)]  # (rows, words)
             words = np.take_along_axis(logits, order[:, :, None], 1)  # (rows, words, tags)
-            tags = np.where(np.arange(order.shape[1]) < lengths[:, None], np.take_along_axis(labels, order, 1), 0)
+            inside = np.arange(order.shape[1]) < lengths[:, None]  # (rows, words)
+            tags = np.where(inside, np.take_along_axis(labels, order, 1), scheme.labels.index("O"))  # (rows, words)
             predicted[head] = rows(scheme.viterbi(words, lengths), lengths, scheme, lengths > 0)
             gold[head] = rows(tags, lengths, scheme, lengths > 0)
         known = [label != IGNORED for label in sentiment_labels]
@@ -195,7 +221,7 @@ def chunk_metrics(config: TSNConfig):
         predicted["sentiment"] = [names[i] for i in best]
         gold["sentiment"] = [names[i] if k else None for i, k in zip(sentiment_labels, known)]
         for spans, types in zip(predicted["entities"], annotated):
-            if spans:  # of the types that were not annotated, nothing is known
+            if spans:  # nothing is known of the types that were not annotated
                 spans[:] = [span for span in spans if types[schemes["entities"].types.index(span["label"])]]
         for head in schemes:  # the metric takes a list where the gold is None
             predicted[head] = [spans or [] for spans in predicted[head]]
@@ -206,7 +232,10 @@ def chunk_metrics(config: TSNConfig):
         if of_spans.any():  # word by word
             best, gold_classes = span_logits[of_spans].argmax(-1), span_labels[of_spans]
             metrics["topic_sentiment_accuracy"] = float((best == gold_classes).mean())
-            metrics["topic_sentiment_macro_f1"] = float(f1_score(gold_classes, best, average="macro"))
+            classes = np.unique(gold_classes)  # as the metric does, over the classes that occur
+            metrics["topic_sentiment_macro_f1"] = float(
+                f1_score(gold_classes, best, labels=classes, average="macro", zero_division=0)
+            )
         tensors = ({k: torch.from_numpy(v) for k, v in arrays.items()} for arrays in (outputs, annotations))
         for name, total in zip(LOSSES, _summed_losses(*tensors, schemes["entities"])):
             count = (annotations[f"{name}_labels"] != IGNORED).sum()
