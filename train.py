@@ -3,15 +3,21 @@
     python train.py --backbone distilbert/distilbert-base-multilingual-cased \\
         --train_file train.parquet more.jsonl --validation_file validation.parquet --output_dir out
 
-All options may stand in one YAML or JSON file, named first; options behind it take precedence:
+Options can also come from a YAML or JSON file, named first; options after it take precedence:
 
     python train.py configs/tsn-e5.yaml --output_dir out
 
-It runs under `accelerate launch` with several processes, too. `out` then holds the best model in the form that
+It also runs under `accelerate launch` with several processes. `out` then holds the best model in the form that
 `pipeline("topic-sentiment-ner", model="out", trust_remote_code=True)` loads, its learning curves, and checkpoints to
-resume from. With `--validation_file`, the scores of the model are calibrated on it.
+resume from with `--resume_from_checkpoint last`. With `--validation_file`, the model is evaluated on it as it trains,
+the best checkpoint is kept, and at the end the scores are calibrated on it.
 
-A small adapter instead of a whole model, on a base in 8 bits, and what it makes of the base:
+For texts as people write and say them, more training rows are made of the given ones:
+
+    python train.py --backbone . --train_file train.parquet --lower_case 0.25 --contrast 0.15 --common_nouns \\
+        --output_dir out
+
+A small adapter instead of a whole model, trained on a base in 8 bits, and merging it into its base:
 
     python train.py --backbone out --lora --load_in_8bit --train_file calls.jsonl --output_dir calls
     python train.py --merge_adapter calls/adapter --backbone out --output_dir merged

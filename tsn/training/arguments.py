@@ -15,7 +15,10 @@ from tsn.training.trainer import LABELS
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    pass
+    def _get_help_string(self, action):
+        return (
+            action.help if action.default is None else super()._get_help_string(action)
+        )  # the text says what follows
 
 
 @dataclass

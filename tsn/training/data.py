@@ -114,7 +114,7 @@ def _columns(path, split):
             return next(csv.reader(lines), [])
     if suffix in (".jsonl", ".json"):
         with open(path, "rb") as lines:
-            return list(json.loads(next(line for line in lines if line.strip())))
+            return list(json.loads(next((line for line in lines if line.strip()), "{}")))
     return list(next(iter(load_dataset(path, split=split, streaming=True)), []))
 
 
