@@ -1,77 +1,32 @@
-"""`metric.py` against seqeval, scikit-learn, examples worked by hand, and `evaluate`'s own machinery."""
+"""`metric.py` against seqeval, scikit-learn and examples worked by hand."""
 
 import copy
-import doctest
-import json
-import os
-import random
-import subprocess
-import sys
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from seqeval.metrics import classification_report
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
-from tests.conftest import ROOT
-from tsn.evaluation import metric
+from tests.evaluation.metric_rows import (
+    PREDICTIONS,
+    REFERENCES,
+    SENTIMENTS,
+    TYPES,
+    entity,
+    prediction,
+    quick,
+    reference,
+    rows,
+    topic,
+)
 from tsn.evaluation.metric import MAIN_METRICS, TSNMetric, compute_metrics_from_rows, keyphrase_f1, normalize_phrase
 
-quick = settings(max_examples=50, deadline=None)
-TYPES = ["PER", "LOC", "ORG", "MISC"]
-SENTIMENTS = ["negative", "neutral", "positive"]
-
-
-def topic(start, word, score=None):
-    span = {"start": start, "end": start + len(word), "word": word}
-    return span if score is None else span | {"score": score}
-
-
-def entity(start, end, label):
-    return {"start": start, "end": end, "label": label}
-
-
-def prediction(topics=(), entities=(), sentiment="neutral"):
-    return {"topics": list(topics), "entities": list(entities), "sentiment": sentiment}
-
-
-def reference(topics=None, entities=None, sentiment=None):
-    return {"topics": topics, "entities": entities, "sentiment": sentiment}
-
-
-PREDICTIONS = [
-    prediction([topic(0, "payment method", 0.9), topic(40, "customers", 0.4)], [entity(0, 9, "ORG")], "positive"),
-    prediction([topic(3, "battery", 0.7)], [entity(5, 9, "LOC"), entity(20, 24, "PER")], "negative"),
-    prediction([], [entity(1, 4, "MISC")], "neutral"),
-]
-REFERENCES = [
-    reference(None, [entity(0, 9, "ORG"), entity(21, 29, "LOC")], None),
-    reference([topic(3, "battery"), topic(30, "price")], None, "negative"),
-    reference([], [], "positive"),
-]
-
-
-# Hypothesis: rows of one text each. Spans are drawn as segments, so that gold spans never overlap.
+# Spans are drawn as segments, so that gold spans never overlap.
 
 segments = st.lists(st.tuples(st.integers(1, 3), st.sampled_from([None, None, *TYPES])), max_size=8)
 sentences = st.lists(st.tuples(segments, segments), min_size=1, max_size=5)
 labels = st.lists(st.tuples(st.sampled_from(SENTIMENTS), st.sampled_from(SENTIMENTS)), min_size=1, max_size=30)
-
-# Of different lengths: in a text, two spans with the same offsets are the same word
-words = st.sampled_from(["graph", "network", "networks", "key phrase", "Key  Phrases"])
-offsets = st.integers(0, 5)
-predicted_topics = st.lists(st.builds(topic, offsets, words, st.floats(0, 1)), max_size=12)
-gold_topics = st.lists(st.builds(topic, offsets, words), max_size=6)
-entities = st.lists(st.builds(entity, offsets, offsets, st.sampled_from(TYPES)), max_size=6)
-sentiments = st.sampled_from(SENTIMENTS)
-rows = st.lists(
-    st.tuples(
-        st.builds(prediction, predicted_topics, entities, sentiments),
-        st.builds(reference, st.none() | gold_topics, st.none() | entities, st.none() | sentiments),
-    ),
-    max_size=6,
-)
 
 
 def bio_and_entities(segments, length):
@@ -108,6 +63,30 @@ def test_entities_agree_with_seqeval(sentences):
         for figure, name in (("precision", "precision"), ("recall", "recall"), ("f1", "f1-score")):
             assert metrics[f"{prefix}_{figure}"] == pytest.approx(report[entry][name])
     assert all(metrics[f"ner_{label}_support"] == report[label]["support"] for label in types)
+
+
+@given(sentences, st.sets(st.sampled_from(TYPES)))
+@quick
+def test_types_that_were_not_annotated_are_left_out_of_every_entity_figure(sentences, types):
+    """Against seqeval on tags in which those types are O, on both sides."""
+    predictions, references, predicted_tags, gold_tags = [], [], [], []
+    for predicted, gold in sentences:
+        gold = [(size, label if label in types else None) for size, label in gold]
+        length = max(sum(size for size, _ in side) for side in (predicted, gold)) + 1
+        predictions.append(prediction(entities=bio_and_entities(predicted, length)[1]))
+        tags, spans = bio_and_entities(gold, length)
+        gold_tags.append(tags)
+        references.append(reference(entities=spans) | {"entity_types": sorted(types)})
+        kept = [(size, label if label in types else None) for size, label in predicted]
+        predicted_tags.append(bio_and_entities(kept, length)[0])
+
+    metrics = compute_metrics_from_rows(predictions, references)
+    assert {name.split("_")[1] for name in metrics if name.endswith("_support")} <= types
+    if any(tag != "O" for tags in predicted_tags + gold_tags for tag in tags):
+        report = classification_report(gold_tags, predicted_tags, output_dict=True, zero_division=0)
+        assert metrics["ner_f1"] == pytest.approx(report["micro avg"]["f1-score"])
+        assert metrics["ner_precision"] == pytest.approx(report["micro avg"]["precision"])
+    assert TSNMetric(keep_in_memory=True).compute(predictions=predictions, references=references) == metrics
 
 
 @given(labels)
@@ -271,6 +250,7 @@ WRONG = {
     "null offset": ([prediction(entities=[entity(None, 1, "PER")])], [reference()], "prediction 0: 'entities'"),
     "no span": ([prediction(["alpha"])], [reference()], "prediction 0: 'topics'"),
     "pipeline output": ([prediction(sentiment={"label": "positive"})], [reference()], "prediction 0: 'sentiment'"),
+    "types": ([prediction()], [reference() | {"entity_types": "PER"}], "reference 0: 'entity_types'"),
     "null prediction": ([prediction(sentiment=None)], [reference(sentiment="neutral")], "'sentiment' is None"),
 }
 
@@ -321,98 +301,3 @@ def test_a_perfect_prediction_scores_one(rows):
         assert metrics["ner_f1"] == 1
     if any(r["sentiment"] for r in references):
         assert metrics["sentiment_accuracy"] == metrics["sentiment_macro_f1"] == metrics["sentiment_macro_recall"] == 1
-
-
-# evaluate
-
-
-@given(rows=rows)
-@quick
-def test_arrow_changes_nothing(tmp_path_factory, rows):
-    predictions, references = [p for p, _ in rows], [r for _, r in rows]
-    metric = TSNMetric(keep_in_memory=True, cache_dir=str(tmp_path_factory.getbasetemp()))
-    expected = compute_metrics_from_rows(predictions, references)
-    assert metric.compute(predictions=predictions, references=references) == expected
-
-
-@pytest.mark.parametrize("keep_in_memory", [False, True])
-def test_ways_to_add_rows(keep_in_memory, tmp_path):
-    metric = TSNMetric(keep_in_memory=keep_in_memory, cache_dir=str(tmp_path))
-    expected = compute_metrics_from_rows(PREDICTIONS, REFERENCES)
-    assert metric.compute(predictions=PREDICTIONS, references=REFERENCES) == expected
-    for cut in (1, 2):
-        metric.add_batch(predictions=PREDICTIONS[:cut], references=REFERENCES[:cut])
-        metric.add_batch(predictions=PREDICTIONS[cut:], references=REFERENCES[cut:])
-        assert metric.compute() == expected
-    for row in zip(PREDICTIONS, REFERENCES, strict=True):
-        metric.add(prediction=row[0], reference=row[1])
-    assert metric.compute() == expected
-
-
-def test_further_keys_are_ignored(tmp_path):
-    def extend(row):
-        topics = row["topics"] and [topic | {"count": 2} for topic in row["topics"]]
-        return row | {"topics": topics, "id": "a text"}
-
-    metric = TSNMetric(cache_dir=str(tmp_path))
-    predictions, references = [extend(row) for row in PREDICTIONS], [extend(row) for row in REFERENCES]
-    expected = compute_metrics_from_rows(PREDICTIONS, REFERENCES)
-    assert compute_metrics_from_rows(predictions, references) == expected
-    assert metric.compute(predictions=predictions, references=references) == expected
-
-
-def test_two_metrics_at_once_do_not_collide(tmp_path):
-    first, second = TSNMetric(cache_dir=str(tmp_path)), TSNMetric(cache_dir=str(tmp_path))
-    assert first.experiment_id != second.experiment_id
-    order = list(zip(PREDICTIONS, REFERENCES, strict=True))
-    random.Random(0).shuffle(order)
-    for row in order:
-        first.add(prediction=row[0], reference=row[1])
-        second.add(prediction=row[0], reference=reference(sentiment="neutral"))
-    assert first.cache_file_name != second.cache_file_name
-    assert second.compute()["sentiment_rows"] == len(order)
-    assert first.compute() == compute_metrics_from_rows(PREDICTIONS, REFERENCES)
-
-
-def test_a_shared_experiment_keeps_its_id(tmp_path):
-    names = [TSNMetric(num_process=2, process_id=i, cache_dir=str(tmp_path)).experiment_id for i in range(2)]
-    assert names[0] == names[1]
-    assert TSNMetric(experiment_id="mine", cache_dir=str(tmp_path)).experiment_id == "mine"
-
-
-LOAD = """
-import json, socket, sys
-
-def refuse(*args, **kwargs):
-    raise AssertionError("the metric used the network")
-
-socket.socket.connect = socket.getaddrinfo = refuse
-
-from tsn.evaluation.metric import TSNMetric
-
-metric = TSNMetric(cache_dir=sys.argv[1])
-print(json.dumps(metric.compute(**json.load(sys.stdin))))
-"""
-
-
-def test_needs_no_network(tmp_path):
-    # Another process, because evaluate reads its environment on import. It shares the cache with a metric in use.
-    metric = TSNMetric(cache_dir=str(tmp_path / "cache"))
-    metric.add_batch(predictions=PREDICTIONS[:1], references=REFERENCES[:1])
-    run = subprocess.run(
-        [sys.executable, "-c", LOAD, str(tmp_path / "cache")],
-        input=json.dumps({"predictions": PREDICTIONS, "references": REFERENCES}),
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr
-    metric.add_batch(predictions=PREDICTIONS[1:], references=REFERENCES[1:])
-    assert json.loads(run.stdout) == metric.compute() == compute_metrics_from_rows(PREDICTIONS, REFERENCES)
-
-
-def test_examples_in_docstrings():
-    results = doctest.testmod(metric)
-    assert results.attempted > 0
-    assert results.failed == 0

@@ -27,17 +27,21 @@ _FEATURES = {
         "topics": datasets.List({**_OFFSETS, "word": datasets.Value("string")}),
         "entities": datasets.List(_ENTITY),
         "sentiment": datasets.Value("string"),
+        "entity_types": datasets.List(datasets.Value("string")),
     },
 }
+_OPTIONAL = "entity_types"
 
 _DESCRIPTION = "Precision, recall and F1 of topics and named entities, F1@k of key phrases, and sentiment per text."
 
 _INPUTS = """
 Args:
-    predictions (list of `dict`): one a text, `{"topics": [{"start", "end", "word", "score"}, ...],
+    predictions (list of `dict`): one per text, `{"topics": [{"start", "end", "word", "score"}, ...],
         "entities": [{"start", "end", "label"}, ...], "sentiment": str}`. Offsets are in characters.
-    references (list of `dict`): one a text, with the same three keys; topics need no `score`. `None` means not
+    references (list of `dict`): one per text, with the same three keys; topics need no `score`. `None` means not
         annotated, and leaves the text out of that head's figures; an empty list means annotated, with no span.
+        `entity_types`, optional, lists the types that were annotated in this text; predicted entities of other types
+        are not counted.
 
 Returns:
     `dict`: see `compute_metrics_from_rows`.
@@ -78,7 +82,7 @@ def keyphrase_f1(predicted, gold, k=None):
     """F1@k of one text, or F1@M with `k=None`, on phrases that `normalize_phrase` has made comparable.
 
     Precision@k divides by k even if fewer phrases were predicted (Chan et al. 2019): otherwise predicting a single
-    sure phrase would pay. Precision@M divides by the number of predictions (Yuan et al. 2020).
+    sure phrase would pay off. Precision@M divides by the number of predictions (Yuan et al. 2020).
 
     Args:
         predicted (`list[str]`): distinct phrases, best first.
@@ -97,7 +101,9 @@ def compute_metrics_from_rows(predictions, references):
     """Compute the figures of every head that some reference annotates.
 
     **Topics** and **entities**: precision, recall and F1 of exact spans (entities: and type), micro-averaged over the
-    corpus as in CoNLL-2003 (Tjong Kim Sang and De Meulder 2003). A span given twice counts once.
+    corpus as in CoNLL-2003 (Tjong Kim Sang and De Meulder 2003). A span given twice counts once. Where a reference
+    names the `entity_types` that were annotated, predicted entities of other types are left out: nobody knows whether
+    they are right.
 
     **Topics, F1@k**: as in the key phrase literature (Meng et al. 2017; Chan et al. 2019; Yuan et al. 2020), phrases
     are lower-cased, stemmed word by word (Porter) and made distinct. A phrase ranks by its best score; between equal
@@ -110,11 +116,12 @@ def compute_metrics_from_rows(predictions, references):
     after Rosenthal et al. 2017) is the macro recall, over its three classes.
 
     Args:
-        predictions (`list[dict]`): one a text, `{"topics": [{"start", "end", "word", "score"}, ...],
+        predictions (`list[dict]`): one per text, `{"topics": [{"start", "end", "word", "score"}, ...],
             "entities": [{"start", "end", "label"}, ...], "sentiment": str}`; offsets in characters. Other keys are
             ignored.
-        references (`list[dict]`): one a text, with the same keys except `score`. `None` means not annotated, and
-            leaves the text out of that head's figures; an empty list means annotated, with no span.
+        references (`list[dict]`): one per text, with the same keys except `score`, and optionally `entity_types`, the
+            types that were annotated (`None`: all). `None` means not annotated, and leaves the text out of that
+            head's figures; an empty list means annotated, with no span.
 
     Returns:
         `dict`: fractions between 0 and 1 (a division by zero gives 0), and counts:
@@ -128,7 +135,7 @@ def compute_metrics_from_rows(predictions, references):
         `<head>_rows` counts the texts annotated for a head; a head without any is absent.
 
     Raises:
-        ValueError: if the lengths differ, a row or span lacks a key, a sentiment is no string, or a prediction is
+        ValueError: if the lengths differ, a row or span lacks a key, a sentiment is not a string, or a prediction is
             `None` where the reference is annotated.
 
     Example:
@@ -141,6 +148,10 @@ def compute_metrics_from_rows(predictions, references):
         (1.0, 0.0, 0.5, False)
     """
     _check_rows(predictions, references)
+    predictions = [
+        {**prediction, "entities": annotated_entities(prediction["entities"], reference.get("entity_types"), "label")}
+        for prediction, reference in zip(predictions, references, strict=True)
+    ]
     metrics = {}
     for field, head_metrics in (("topics", _topics), ("entities", _entities), ("sentiment", _sentiment)):
         rows = [(p[field], r[field]) for p, r in zip(predictions, references, strict=True) if r[field] is not None]
@@ -150,6 +161,36 @@ def compute_metrics_from_rows(predictions, references):
     if main:
         metrics["score"] = fmean(main)
     return metrics
+
+
+def annotated_entities(entities, types, key):
+    """The entities whose type, under `key`, is one of the annotated `types`; all of them if `types` is None."""
+    return entities if types is None or entities is None else [e for e in entities if e[key] in types]
+
+
+def classification_metrics(pairs):
+    """Accuracy, macro F1 and macro recall of `(predicted, gold)` labels, averaged over the labels that occur in gold.
+
+    >>> classification_metrics([("positive", "positive"), ("negative", "positive")])
+    {'accuracy': 0.5, 'macro_f1': 0.6666666666666666, 'macro_recall': 0.5}
+    """
+    pairs = list(pairs)
+    predicted, gold = Counter(p for p, _ in pairs), Counter(g for _, g in pairs)
+    correct = Counter(g for p, g in pairs if p == g)
+    figures = [precision_recall_f1(correct[label], predicted[label], gold[label]) for label in gold]
+    return {
+        "accuracy": correct.total() / len(pairs),
+        "macro_f1": fmean(f1 for _, _, f1 in figures),
+        "macro_recall": fmean(recall for _, recall, _ in figures),
+    }
+
+
+def precision_recall_f1(correct, predicted, gold):
+    """From counts; a division by zero gives 0."""
+    precision = correct / predicted if predicted else 0.0
+    recall = correct / gold if gold else 0.0
+    f1 = 2 * correct / (predicted + gold) if predicted or gold else 0.0
+    return precision, recall, f1
 
 
 class TSNMetric(evaluate.Metric):
@@ -189,6 +230,7 @@ class TSNMetric(evaluate.Metric):
             ValueError: as `compute_metrics_from_rows`; nothing is added then.
         """
         _check_rows(predictions, references)
+        references = [{_OPTIONAL: None, **reference} for reference in references]
         super().add_batch(predictions=predictions, references=references, **kwargs)
 
     def _enforce_nested_string_type(self, schema, obj):
@@ -202,30 +244,34 @@ def _check_rows(predictions, references):
     if predictions is None or references is None:
         raise ValueError("both predictions and references are needed")
     if len(predictions) != len(references):
-        raise ValueError(f"{len(predictions)} predictions but {len(references)} references: one of each a text")
+        raise ValueError(f"{len(predictions)} predictions but {len(references)} references")
     for index, (prediction, reference) in enumerate(zip(predictions, references, strict=True)):
         _check_row(prediction, _FEATURES["predictions"], f"prediction {index}")
         _check_row(reference, _FEATURES["references"], f"reference {index}")
-        for field in _FEATURES["references"]:
+        for field in _FEATURES["predictions"]:
             if reference[field] is not None and prediction[field] is None:
                 raise ValueError(f"prediction {index}: {field!r} is None, but reference {index} is annotated")
 
 
 def _check_row(row, features, name):
-    if not isinstance(row, dict) or not features.keys() <= row.keys():
-        raise ValueError(f"{name}: expected a dictionary with the keys {list(features)}, got {row!r}")
+    needed = [key for key in features if key != _OPTIONAL]
+    if not isinstance(row, dict) or not set(needed) <= row.keys():
+        raise ValueError(f"{name}: expected a dictionary with the keys {needed}, got {row!r}")
     for field in ("topics", "entities"):
         keys = features[field].feature
         for span in row[field] or []:
             if not isinstance(span, dict) or any(span.get(key) is None for key in keys):
                 raise ValueError(f"{name}: {field!r} must be dictionaries with the keys {list(keys)}, got {span!r}")
+    types = row.get(_OPTIONAL) if _OPTIONAL in features else None
+    if types is not None and not (isinstance(types, list | tuple) and all(isinstance(label, str) for label in types)):
+        raise ValueError(f"{name}: 'entity_types' must be a list of types or None, got {types!r}")
     if not isinstance(row["sentiment"], str | None):
         raise ValueError(f"{name}: 'sentiment' must be a label or None, got {row['sentiment']!r}")
 
 
 def _topics(rows):
     predicted, gold = _distinct_spans(rows, ("start", "end"))
-    precision, recall, f1 = _precision_recall_f1(len(predicted & gold), len(predicted), len(gold))
+    precision, recall, f1 = precision_recall_f1(len(predicted & gold), len(predicted), len(gold))
     metrics = {"topic_precision": precision, "topic_recall": recall, "topic_f1": f1}
 
     texts = []
@@ -247,14 +293,14 @@ def _ranked_phrases(topics):
 def _entities(rows):
     predicted, gold = _distinct_spans(rows, ("start", "end", "label"))
     correct = predicted & gold
-    precision, recall, f1 = _precision_recall_f1(len(correct), len(predicted), len(gold))
+    precision, recall, f1 = precision_recall_f1(len(correct), len(predicted), len(gold))
     metrics = {"ner_precision": precision, "ner_recall": recall, "ner_f1": f1, "ner_rows": len(rows)}
 
     correct_by_type, predicted_by_type, gold_by_type = (
         Counter(label for *_, label in spans) for spans in (correct, predicted, gold)
     )
     for label in sorted(predicted_by_type | gold_by_type):
-        precision, recall, f1 = _precision_recall_f1(
+        precision, recall, f1 = precision_recall_f1(
             correct_by_type[label], predicted_by_type[label], gold_by_type[label]
         )
         metrics[f"ner_{label}_precision"] = precision
@@ -265,15 +311,8 @@ def _entities(rows):
 
 
 def _sentiment(rows):
-    predicted, gold = Counter(p for p, _ in rows), Counter(g for _, g in rows)
-    correct = Counter(g for p, g in rows if p == g)
-    figures = [_precision_recall_f1(correct[label], predicted[label], gold[label]) for label in gold]
-    return {
-        "sentiment_accuracy": correct.total() / len(rows),
-        "sentiment_macro_f1": fmean(f1 for _, _, f1 in figures),
-        "sentiment_macro_recall": fmean(recall for _, recall, _ in figures),
-        "sentiment_rows": len(rows),
-    }
+    metrics = {f"sentiment_{name}": value for name, value in classification_metrics(rows).items()}
+    return metrics | {"sentiment_rows": len(rows)}
 
 
 def _distinct_spans(rows, keys):
@@ -282,10 +321,3 @@ def _distinct_spans(rows, keys):
         {(index, *(span[key] for key in keys)) for index, row in enumerate(rows) for span in row[side]}
         for side in (0, 1)
     )
-
-
-def _precision_recall_f1(correct, predicted, gold):
-    precision = correct / predicted if predicted else 0.0
-    recall = correct / gold if gold else 0.0
-    f1 = 2 * correct / (predicted + gold) if predicted or gold else 0.0
-    return precision, recall, f1

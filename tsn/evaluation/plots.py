@@ -1,12 +1,13 @@
-"""Pictures of a training and of an evaluation. Each function writes a PNG."""
+"""Plots of a training run and of an evaluation. Each function writes a PNG."""
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from tsn.heads import MAIN_METRICS
 
-COLOURS = {"topic": "#1a73e8", "ner": "#e8710a", "sentiment": "#188038"}
-NAMES = {"topic": "topics", "ner": "entities", "sentiment": "sentiment"}
+COLOURS = {"topic": "#1a73e8", "ner": "#e8710a", "sentiment": "#188038", "topic_sentiment": "#9334e6"}
+NAMES = {"topic": "topics", "ner": "entities", "sentiment": "sentiment", "topic_sentiment": "sentiment of topics"}
+METRICS = {**MAIN_METRICS, "topic_sentiment": "topic_sentiment_macro_f1"}
 
 
 def plot_learning_curves(log, path):
@@ -14,16 +15,16 @@ def plot_learning_curves(log, path):
 
     Args:
         log: The trainer's `log_history`.
-        path: Of the picture.
+        path: Where the PNG goes.
     """
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     losses, metrics = figure.subplots(1, 2)
     for task, colour in COLOURS.items():
         _line(losses, log, f"{task}_loss", "-", color=colour, label=f"{NAMES[task]}, training", alpha=0.6)
         _line(losses, log, f"eval_{task}_loss", "o--", color=colour, label=f"{NAMES[task]}, validation")
-        _line(metrics, log, f"eval_{MAIN_METRICS[task]}", "o-", color=colour, label=MAIN_METRICS[task])
+        _line(metrics, log, f"eval_{METRICS[task]}", "o-", color=colour, label=METRICS[task])
     _line(metrics, log, "eval_score", "o:", color="#3c4043", label="score: their mean")
-    losses.set_ylabel("cross-entropy, nats a label")
+    losses.set_ylabel("cross-entropy, nats per label")
     metrics.set_ylabel("on the validation data")
     losses.set_ylim(bottom=0)
     for axes in (losses, metrics):
@@ -43,13 +44,13 @@ def _line(axes, log, name, style, **options):
 
 
 def plot_confusion(counts, labels, path, title):
-    """A confusion matrix, with the share of each true label's row in colour and the counts in figures.
+    """A confusion matrix: the colour of a cell is its share of the true label's row, the text its count.
 
     Args:
         counts: `(true, predicted)` counts.
-        labels: What the rows and columns stand for.
-        path: Of the picture.
-        title: Above it.
+        labels: Names of the rows and columns.
+        path: Where the PNG goes.
+        title: Title of the figure.
     """
     counts = np.asarray(counts)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)  # (true, predicted)
@@ -70,11 +71,11 @@ def plot_confusion(counts, labels, path, title):
 
 
 def plot_reliability(heads, path):
-    """Reliability diagrams: how often answers of a score are right, and how many there are.
+    """Reliability diagrams: how often answers with a given score are right, and how many there are.
 
     Args:
         heads: `{name: {"bins": ..., "ece": ...}}`, bins as `tsn.evaluation.calibration.reliability` gives them.
-        path: Of the picture.
+        path: Where the PNG goes.
     """
     figure = Figure(figsize=(1 + 3.4 * len(heads), 4.4), layout="constrained")
     all_axes = figure.subplots(2, len(heads), squeeze=False, height_ratios=[3, 1], sharex=True)
@@ -89,6 +90,6 @@ def plot_reliability(heads, path):
         below.set_xlabel("score")
         for each in (axes, below):
             each.spines[["top", "right"]].set_visible(False)
-    all_axes[0, 0].set_ylabel("share that is right")
+    all_axes[0, 0].set_ylabel("share of right answers")
     all_axes[1, 0].set_ylabel("answers")
     figure.savefig(path, dpi=150)

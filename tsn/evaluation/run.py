@@ -1,5 +1,6 @@
 """Evaluates a checkpoint on annotated data, text by text through the public pipeline: what `eval.py` does."""
 
+import hashlib
 import json
 import platform
 from pathlib import Path
@@ -13,14 +14,19 @@ from transformers.utils import cached_file
 from modeling_tsn import TSNModel
 from pipeline_tsn import TSNPipeline
 from tsn.data.annotated import read_rows
-from tsn.evaluation.calibration import expected_calibration_error, reliability
-from tsn.evaluation.metric import compute_metrics_from_rows
+from tsn.evaluation.calibration import reliability
+from tsn.evaluation.checks import check_device, check_writable
+from tsn.evaluation.gold_spans import read_gold_spans
 from tsn.evaluation.plots import plot_confusion, plot_reliability
-from tsn.heads import HEADS
+from tsn.evaluation.results import confusion, evaluate_rows, judge
 from tsn.paths import sha256
 from tsn.tables import results_table
 
-NO_ENTITY = "none"
+RECORD, TABLE = "eval_results.json", "eval_results.md"
+LABELS = ("topics", "entities", "sentiment", "targets")
+WEIGHTS = "model.safetensors"
+PICTURES = {"sentiment": "confusion_sentiment.png", "entities": "confusion_entities.png"}
+RELIABILITY = "reliability.png"
 
 
 def read_labelled_rows(paths, config, split):
@@ -30,7 +36,7 @@ def read_labelled_rows(paths, config, split):
         ValueError: none of them has a label; or as `tsn.data.annotated.read_rows`.
     """
     rows = [row for path in paths for row in read_rows(path, config, split)]
-    if not any(row[name] is not None for row in rows for name in ("topics", "entities", "sentiment")):
+    if not any(row[name] is not None for row in rows for name in LABELS):
         raise ValueError(f"nothing is annotated in {', '.join(paths)}: {len(rows)} rows, no label")
     return rows
 
@@ -41,124 +47,6 @@ def run_pipeline(pipe, rows, batch_size=32):
     return list(tqdm(pipe(texts, batch_size=batch_size), total=len(rows), desc="evaluating", unit="text", smoothing=0))
 
 
-def evaluate_rows(results, rows):
-    """Measures the pipeline's results, all together and by group.
-
-    Args:
-        results: Of `run_pipeline`.
-        rows: The checked rows.
-
-    Returns:
-        dict: `"all"`, each source, and `"source/language"` where a source has several languages, to their metrics
-        (`metric.compute_metrics_from_rows`), the expected calibration error of each head, `<head>_ece`, and number of
-        `rows`.
-    """
-    predictions = [as_prediction(result) for result in results]
-    references = [as_reference(row) for row in rows]
-    members = {"all": range(len(rows))}
-    languages = {}
-    for row in rows:
-        languages.setdefault(row["source"], set()).add(row["language"])
-    for i, row in enumerate(rows):
-        names = [row["source"]]
-        if len(languages[row["source"]]) > 1:
-            names.append(f"{row['source']}/{row['language']}")
-        for name in names:
-            members.setdefault(name, []).append(i)
-    groups = {}
-    for name in ("all", *sorted(name for name in members if name != "all")):
-        predicted, annotated = ([side[i] for i in members[name]] for side in (predictions, references))
-        judged = judge([results[i] for i in members[name]], annotated)
-        errors = {f"{task}_ece": expected_calibration_error(*judged[task]) for task in HEADS if judged[task][0]}
-        groups[name] = {
-            "rows": len(members[name]),
-            **compute_metrics_from_rows(predicted, annotated),
-            **errors,
-        }
-    return groups
-
-
-def judge(results, references):
-    """For each head the scores of the pipeline's answers, and whether each is right, where the reference tells."""
-    judged = {task: ([], []) for task in HEADS}
-    for result, reference in zip(results, references):
-        answers = []
-        if reference["topics"] is not None:
-            gold = {(span["start"], span["end"]) for span in reference["topics"]}
-            answers += [("topic", t["score"], (t["start"], t["end"]) in gold) for t in result["topics"]]
-        if reference["entities"] is not None:
-            gold = {(span["start"], span["end"], span["label"]) for span in reference["entities"]}
-            answers += [
-                ("ner", e["score"], (e["start"], e["end"], e["entity_group"]) in gold) for e in result["entities"]
-            ]
-        if reference["sentiment"] is not None and result["sentiment"]["label"] is not None:
-            sentiment = result["sentiment"]
-            answers.append(("sentiment", sentiment["score"], sentiment["label"] == reference["sentiment"]))
-        for task, score, right in answers:
-            judged[task][0].append(score)
-            judged[task][1].append(right)
-    return judged
-
-
-def confusion(results, references, config):
-    """Counts of what was annotated as what was predicted.
-
-    Returns:
-        dict: `sentiment` and `entities` to `{"labels", "counts"}`, counts as `(true, predicted)` lists. An entity
-        counts as predicted where a span of the same borders is; its partner is `"none"` otherwise.
-    """
-    found = {}
-    for name, labels in (
-        ("sentiment", config.sentiment_labels),
-        ("entities", [*config.entity_scheme().types, NO_ENTITY]),
-    ):
-        found[name] = {"labels": list(labels), "counts": [[0] * len(labels) for _ in labels]}
-
-    def count(name, gold, predicted):
-        place = found[name]["labels"].index
-        found[name]["counts"][place(gold)][place(predicted)] += 1
-
-    for result, reference in zip(results, references):
-        if reference["sentiment"] is not None and result["sentiment"]["label"] is not None:
-            count("sentiment", reference["sentiment"], result["sentiment"]["label"])
-        if reference["entities"] is not None:
-            gold = {(e["start"], e["end"]): e["label"] for e in reference["entities"]}
-            predicted = {(e["start"], e["end"]): e["entity_group"] for e in result["entities"]}
-            for span in gold.keys() | predicted.keys():
-                count("entities", gold.get(span, NO_ENTITY), predicted.get(span, NO_ENTITY))
-    return found
-
-
-def as_prediction(result):
-    """The pipeline's result as the metric takes it."""
-    entities = [{"start": e["start"], "end": e["end"], "label": e["entity_group"]} for e in result["entities"]]
-    return {"topics": result["topics"], "entities": entities, "sentiment": result["sentiment"]["label"] or ""}
-
-
-def as_reference(row):
-    """An annotated row as the metric takes it."""
-    topics = row["topics"]
-    if topics is not None:
-        topics = [{**topic, "word": row["text"][topic["start"] : topic["end"]]} for topic in topics]
-    return {"topics": topics, "entities": row["entities"], "sentiment": row["sentiment"]}
-
-
-def draw(record, folder):
-    """The pictures of an evaluation's record."""
-    titles = {"sentiment": "Sentiment", "entities": "Entities, by exact borders"}
-    for name, matrix in record["confusion"].items():
-        if any(map(any, matrix["counts"])):
-            plot_confusion(matrix["counts"], matrix["labels"], folder / f"confusion_{name}.png", titles[name])
-    if record["reliability"]:
-        plot_reliability(record["reliability"], folder / "reliability.png")
-
-
-def weights_sha256(checkpoint, onnx_file=None):
-    """SHA-256, in hexadecimal, of the checkpoint's `model.safetensors` or of a file of its `onnx` folder."""
-    name = ("model.safetensors", "") if onnx_file is None else (onnx_file, "onnx")
-    return sha256(cached_file(checkpoint, name[0], subfolder=name[1]))
-
-
 def evaluate(arguments):
     """The command: measures, and writes the record, its table and, with `--plots`, the pictures.
 
@@ -166,21 +54,20 @@ def evaluate(arguments):
         str: the table.
 
     Raises:
-        OSError, ValueError: the checkpoint or the data cannot be read.
+        OSError, ValueError: the checkpoint or the data cannot be read, the results cannot be written, or the device
+            cannot be used. All of it is found out before the first text is read.
     """
+    folder = Path(arguments.output_dir)
+    check_writable(folder, [RECORD, TABLE])
+    pictures = None if arguments.plots is None else Path(arguments.plots or folder)
+    if pictures:
+        check_writable(pictures, [*PICTURES.values(), RELIABILITY])
+    if arguments.device is not None:
+        check_device(arguments.device)
     onnx = {"onnx_file": arguments.onnx_file} if arguments.onnx_file else {}
     model = TSNModel.from_pretrained(arguments.checkpoint, **onnx)
     tokenizer = AutoTokenizer.from_pretrained(arguments.checkpoint, trust_remote_code=False)
-    rows = read_labelled_rows(arguments.data, model.config, "test")
-    pipe = TSNPipeline(model=model.eval(), tokenizer=tokenizer, device=arguments.device)
-    answers, references = run_pipeline(pipe, rows, arguments.batch_size), [as_reference(row) for row in rows]
-    results = evaluate_rows(answers, rows)
-    bins = {
-        task: {"ece": results["all"][f"{task}_ece"], "bins": reliability(*judged)}
-        for task, judged in judge(answers, references).items()
-        if judged[0]
-    }
-    record = {
+    about = {
         "checkpoint": Path(arguments.checkpoint).name or Path(arguments.checkpoint).resolve().name,
         **onnx,
         "weights_sha256": weights_sha256(arguments.checkpoint, **onnx),
@@ -190,18 +77,83 @@ def evaluate(arguments):
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         },
-        "results": results,
-        "temperatures": model.config.temperatures,
-        "reliability": bins,
-        "confusion": confusion(answers, references, model.config),
     }
-    folder = Path(arguments.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "eval_results.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    table = results_table(results)
-    (folder / "eval_results.md").write_text(table, encoding="utf-8")
-    if arguments.plots is not None:
-        pictures = Path(arguments.plots or folder)
-        pictures.mkdir(parents=True, exist_ok=True)
+    rows = read_labelled_rows(arguments.data, model.config, "test")
+    pipe = TSNPipeline(model=model.eval(), tokenizer=tokenizer, device=arguments.device)
+    try:
+        answers = run_pipeline(pipe, rows, arguments.batch_size)
+        readings = read_gold_spans(pipe, rows, arguments.batch_size)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "memory" not in str(error):
+            raise
+        raise ValueError(f"out of memory; a --batch_size below {arguments.batch_size} needs less") from error
+    record = {**about, **measure(answers, rows, readings, model.config)}
+    table = results_table(record["results"])
+    (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    (folder / TABLE).write_text(table, encoding="utf-8")
+    if pictures:
         draw(record, pictures)
     return table
+
+
+def measure(answers, rows, readings, config):
+    """The figures of a record: results by group, and of all rows the reliability and the confusion of the answers."""
+    results = evaluate_rows(answers, rows, readings)
+    return {
+        "results": results,
+        "temperatures": config.temperatures,
+        "reliability": {
+            name: {"ece": results["all"][f"{name}_ece"], "bins": reliability(*judged)}
+            for name, judged in judge(answers, rows).items()
+            if judged[0]
+        },
+        "confusion": confusion(answers, rows, config),
+    }
+
+
+def draw(record, folder):
+    """The pictures of an evaluation's record."""
+    titles = {"sentiment": "Sentiment", "entities": "Entities, by exact borders"}
+    for name, matrix in record["confusion"].items():
+        if any(map(any, matrix["counts"])):
+            plot_confusion(matrix["counts"], matrix["labels"], folder / PICTURES[name], titles[name])
+    if record["reliability"]:
+        plot_reliability(record["reliability"], folder / RELIABILITY)
+
+
+def weights_sha256(checkpoint, onnx_file=None):
+    """SHA-256, in hexadecimal, of the checkpoint's `model.safetensors`, or of a file of its `onnx` folder.
+
+    Weights that are saved in several shards are hashed one behind the other, in the order of their names, as
+    `cat model-*.safetensors | sha256sum` does.
+
+    Raises:
+        OSError: a file is missing.
+        ValueError: the index of the shards is damaged.
+    """
+    if onnx_file is not None:
+        return sha256(cached_file(checkpoint, onnx_file, subfolder="onnx"))
+    try:
+        return sha256(cached_file(checkpoint, WEIGHTS))
+    except OSError as missing:
+        try:
+            index = cached_file(checkpoint, f"{WEIGHTS}.index.json")
+        except OSError:
+            raise missing from None
+    digest = hashlib.sha256()
+    for name in _shard_names(index):
+        with open(cached_file(checkpoint, name), "rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _shard_names(index):
+    try:
+        names = sorted(set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{index} is not an index of shards ({type(error).__name__}: {error})") from error
+    for name in names:
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise ValueError(f"{index} names {name!r}, which is not a safetensors file beside it")
+    return names

@@ -1,0 +1,59 @@
+"""The sentiment that a model reads at annotated spans, whether or not it would have found them itself."""
+
+import numpy as np
+from tqdm import tqdm
+
+SPANS = ("topics", "targets")
+GROUP = 512  # texts that are cut and tokenized together
+
+
+def read_gold_spans(pipe, rows, batch_size=32):
+    """The sentiment at the words of every annotated topic and target.
+
+    It is read as the pipeline reads that of a topic it has found: texts are cut and tokenized by the pipeline itself,
+    and the class is the highest of the mean logits over the words that the span touches.
+
+    Args:
+        pipe: A [`TSNPipeline`].
+        rows: Checked rows, see `tsn.data.annotated.read_rows`.
+        batch_size: Chunks of a forward pass.
+
+    Returns:
+        A dict for each row: `topics` and `targets`, lists of labels in the order of the row's spans, empty where
+        nothing is annotated. A span without a word, such as a zero-width space, has None.
+    """
+    labels = pipe.model.config.sentiment_labels
+    readings = [{name: [] for name in SPANS} for _ in rows]
+    marked = [i for i, row in enumerate(rows) if any(row.get(name) for name in SPANS)]
+    with tqdm(total=len(marked), desc="reading annotated spans", unit="text", disable=not marked) as progress:
+        for start in range(0, len(marked), GROUP):
+            group = marked[start : start + GROUP]
+            owners, spans, logits = _word_logits(pipe, [rows[i]["text"] for i in group], batch_size)
+            borders = np.searchsorted(owners, np.arange(len(group) + 1))  # (texts + 1,) where each text's words begin
+            for i, first, last in zip(group, borders, borders[1:]):
+                for name in SPANS:
+                    readings[i][name] = [
+                        _label(span, spans[first:last], logits[first:last], labels) for span in rows[i].get(name) or []
+                    ]
+            progress.update(len(group))
+    return readings
+
+
+def _word_logits(pipe, texts, batch_size):
+    """Of every word of the texts: which text it stands in, `(words,)`, its start and end, `(words, 2)`, and the logits
+    of its sentiment, `(words, classes)`."""
+    cut = pipe.preprocess(texts)
+    words = cut["words"]  # (chunks,)
+    first = np.cumsum(words) - words  # (chunks,)
+    logits = np.empty((words.sum(), len(pipe.model.config.sentiment_labels)), dtype=np.float32)
+    for batch, inputs in pipe._batches(cut, batch_size):
+        at_tokens = pipe.forward(inputs)["topic_sentiment_logits"].float().numpy()  # (batch, tokens, classes)
+        for row, chunk in enumerate(batch):
+            own = slice(first[chunk], first[chunk] + words[chunk])
+            logits[own] = at_tokens[row, cut["positions"][own]]
+    return np.repeat(cut["owners"], words), cut["spans"], logits
+
+
+def _label(span, words, logits, labels):
+    inside = (words[:, 0] < span["end"]) & (words[:, 1] > span["start"])  # (words,)
+    return labels[logits[inside].mean(0).argmax()] if inside.any() else None
