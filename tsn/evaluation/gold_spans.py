@@ -42,16 +42,9 @@ def read_gold_spans(pipe, rows, batch_size=32):
 def _word_logits(pipe, texts, batch_size):
     """Of every word of the texts: which text it stands in, `(words,)`, its start and end, `(words, 2)`, and the logits
     of its sentiment, `(words, classes)`."""
-    cut = pipe.preprocess(texts)
-    words = cut["words"]  # (chunks,)
-    first = np.cumsum(words) - words  # (chunks,)
-    logits = np.empty((words.sum(), len(pipe.model.config.sentiment_labels)), dtype=np.float32)
-    for batch, inputs in pipe._batches(cut, batch_size):
-        at_tokens = pipe.forward(inputs)["topic_sentiment_logits"].float().numpy()  # (batch, tokens, classes)
-        for row, chunk in enumerate(batch):
-            own = slice(first[chunk], first[chunk] + words[chunk])
-            logits[own] = at_tokens[row, cut["positions"][own]]
-    return np.repeat(cut["owners"], words), cut["spans"], logits
+    chunks = pipe.preprocess(texts)
+    logits = pipe._run_model(chunks, batch_size, {})["topic_sentiment_logits"]
+    return np.repeat(chunks.owners, chunks.word_counts), chunks.spans, logits
 
 
 def _label(span, words, logits, labels):
