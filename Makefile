@@ -39,7 +39,6 @@ DATA ?= ../shared/data
 eval: .venv/installed  ## evaluate the model of this folder on DATA, test and test_wild; writes results/
 	.venv/bin/python eval.py . $(DATA)/test.parquet --output_dir results --plots
 	.venv/bin/python eval.py . $(DATA)/test_wild.parquet --output_dir results/wild
-	.venv/bin/python -m bench.topic_sentiment . --data $(DATA)
 
 int8: .venv/installed  ## quantize the model of this folder into onnx/, measure it on DATA; writes results/int8/
 	.venv/bin/python quantize.py . --output_dir .

@@ -93,7 +93,7 @@ def copy(tmp_path):
     for path in (
         *PAGES,
         *("config.json", "results/eval_results.json", "results/published.json"),
-        *(f"results/{name}.json" for name in ("bench", "multitask", "training", "scoring", "topic_sentiment")),
+        *(f"results/{name}.json" for name in ("bench", "multitask", "training", "scoring")),
         *(f"results/int8/{name}.json" for name in ("eval_results", "quantization_report")),
     ):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
