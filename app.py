@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 import gradio as gr
-from transformers import pipeline
+from transformers import Pipeline, pipeline
 from transformers.utils import cached_file
 
 from highlight_tsn import STYLE, chunk_sentiments, highlighted
@@ -38,8 +38,8 @@ EXAMPLES = [
 ]
 
 
-def load():
-    """The pipeline: int8 on ONNX Runtime where the model has it, else torch."""
+def load() -> Pipeline:
+    """The pipeline: int8 on ONNX Runtime if the model has it, else torch."""
     options = {"model": MODEL, "revision": REVISION, "trust_remote_code": True}
     try:
         if importlib.util.find_spec("onnxruntime"):
@@ -53,15 +53,18 @@ def load():
 tsn = load()
 
 
-def analyse(text):
-    """What the first tab shows of a text: HTML, the scores, a table of spans, and the chunks as HTML."""
+def analyse(text: str, threshold: float = 0.0, entity_threshold: float = 0.0) -> tuple:
+    """What the first tab shows for a text: HTML, the scores, a table of spans, and the chunks as HTML."""
     if not text or not text.strip():
         raise gr.Error("There is no text yet: type or paste one, or choose an example.")
     if len(text) > MAX_CHARACTERS:
         raise gr.Error(f"The text has {len(text):,} characters; this page takes {MAX_CHARACTERS:,}.")
-    result = tsn(text, batch_size=32, return_chunks=True)
+    thresholds = {"threshold": threshold, "entity_threshold": entity_threshold}
+    result = tsn(text, batch_size=32, return_chunks=True, **thresholds)
+    if result["sentiment"]["label"] is None:
+        raise gr.Error("The text has no visible character.")
     spans = [["topic", t["word"], round(t["score"], 2), t["sentiment"]] for t in result["topics"]]
-    spans += [[e["entity_group"], e["word"], round(e["score"], 2), ""] for e in result["entities"]]
+    spans += [[e["entity_group"], e["word"], round(e["score"], 2), e["sentiment"]] for e in result["entities"]]
     by_chunk = f"<h3>Sentiment by chunk</h3>{chunk_sentiments(text, result['chunks'])}"
     return (
         f"<style>{STYLE}</style>{highlighted(text, result)}",
@@ -71,11 +74,11 @@ def analyse(text):
     )
 
 
-def read_table(path):
-    """`(header, rows)` of a CSV or text file; a text file is a text a line, under the header `text`.
+def read_table(path: str) -> tuple[list, list]:
+    """`(header, rows)` of a CSV or text file; a text file has one text per line and gets the header `text`.
 
     Raises:
-        gr.Error: it is too large, not UTF-8 or not a table; the message says where.
+        gr.Error: the file is too large, not UTF-8 or not a table; the message says where.
     """
     name = Path(path).name
     if os.path.getsize(path) > MAX_BYTES:
@@ -86,7 +89,7 @@ def read_table(path):
     except UnicodeDecodeError as error:
         raise gr.Error(f"{name} is not UTF-8 text (byte {error.start}): save it as UTF-8.") from error
     if not name.lower().endswith(".csv"):
-        lines = re.split(r"\r\n|\n|\r", content)  # and nothing else: str.splitlines would cut at U+2028, too
+        lines = re.split(r"\r\n|\n|\r", content)  # str.splitlines would also split at U+2028
         return ["text"], [[line] for line in (lines[:-1] if not lines[-1] else lines)]
     csv.field_size_limit(MAX_BYTES)
     first = content.partition("\n")[0]
@@ -96,7 +99,7 @@ def read_table(path):
     try:
         header = next(reader, [])
         for row in reader:
-            # A blank line is a row with an empty text if there is but one column, and nothing otherwise.
+            # With a single column a blank line is a row with an empty text; otherwise it is no row.
             if row or len(header) == 1:
                 rows.append(row or [""])
                 if len(rows[-1]) != len(header):
@@ -104,14 +107,16 @@ def read_table(path):
     except csv.Error as error:
         raise gr.Error(f"{name}, line {reader.line_num}: not a row of this CSV file ({error}).") from error
     if not header:
-        raise gr.Error(f"{name} is empty, or its first line is: it has to name the columns.")
+        raise gr.Error(f"{name} is empty, or its first line is. The first line must name the columns.")
     if len(set(header)) < len(header) or set(header) & set(NEW_COLUMNS):
-        raise gr.Error(f"{name}: two columns, or one of its and one of {', '.join(NEW_COLUMNS)}, have the same name.")
+        raise gr.Error(
+            f"{name}: two columns have the same name, or one has that of an added column ({', '.join(NEW_COLUMNS)})."
+        )
     return header, rows
 
 
-def columns_of(path):
-    """The choice of columns for a file, with the likeliest one chosen."""
+def columns_of(path: str | None) -> dict:
+    """An update of the column dropdown for a file; the column that looks like the text is selected."""
     if path is None:
         return gr.update(choices=[], value=None)
     header, _ = read_table(path)
@@ -119,31 +124,38 @@ def columns_of(path):
     return gr.update(choices=header, value=(likely or header)[0])
 
 
-def analyse_file(path, column, progress=gr.Progress()):  # noqa: B008 (it is how Gradio passes one)
-    """Every row of the file with what was found in its text: a table of the first rows, and a CSV file of all."""
+def analyse_file(
+    path: str | None,
+    column: str,
+    threshold: float = 0.0,
+    entity_threshold: float = 0.0,
+    progress=gr.Progress(),  # noqa: B008 (how Gradio passes one)
+) -> tuple:
+    """Analyses the texts of a file: a note, a table of the first rows, and a CSV file of all rows."""
     if path is None:
-        raise gr.Error("There is no file yet: choose a CSV file with a header, or a text file with a text a line.")
+        raise gr.Error("There is no file yet: choose a CSV file with a header, or a text file with one text per line.")
     header, rows = read_table(path)
     if column not in header:
         raise gr.Error(f"{Path(path).name} has no column {column!r}; it has {', '.join(header)}.")
     place = header.index(column)
     texts = (row[place] for row in rows)
     scored = []
-    for row, result in zip(rows, progress.tqdm(tsn(texts, batch_size=32), total=len(rows), unit="texts")):
+    results = tsn(texts, batch_size=32, threshold=threshold, entity_threshold=entity_threshold)
+    for row, result in zip(rows, progress.tqdm(results, total=len(rows), unit="texts")):
         sentiment = result["sentiment"]
         topics = "; ".join(f"{t['word']} ({t['sentiment']})" for t in result["topics"])
-        entities = "; ".join(f"{e['entity_group']}: {e['word']}" for e in result["entities"])
+        entities = "; ".join(f"{e['entity_group']}: {e['word']} ({e['sentiment']})" for e in result["entities"])
         shares = [round(sentiment["scores"][name], 3) for name in SCORES]
         scored.append([*row, sentiment["label"] or "", *shares, topics, entities])
     header = [*header, *NEW_COLUMNS]
-    target = Path(path).with_suffix(".tsn.csv")  # beside the upload, where Gradio deletes both in time
+    target = Path(path).with_suffix(".tsn.csv")  # beside the upload, where Gradio later deletes both
     with target.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([header, *scored])
     note = f"{len(scored):,} rows." + (f" The first {SHOWN_ROWS} are shown." if len(scored) > SHOWN_ROWS else "")
     return note, gr.update(value={"headers": header, "data": scored[:SHOWN_ROWS]}, visible=True), str(target)
 
 
-def build():
+def build() -> gr.Blocks:
     """The page."""
     on_hub = not Path(MODEL).exists()
     card = MODEL if on_hub else str(HERE / "README.md")
@@ -152,9 +164,15 @@ def build():
         gr.Markdown(
             "# TSN: topics, sentiment and named entities in one read\n"
             "Topics are underlined, in green where they are praised and with a red wave where they are blamed; "
-            "entities are marked with their type. English, German, Spanish, French, Italian, "
-            f"Dutch, Portuguese; texts of any length. {link}"
+            "entities are marked with their type, and with + or − where they are praised or blamed. English, German, "
+            f"Spanish, French, Italian, Dutch, Portuguese; texts of any length. {link}"
         )
+        with gr.Accordion("Options", open=False), gr.Row():
+            threshold = gr.Slider(0, 1, 0, step=0.05, label="threshold", info="Leave out topics with a lower score.")
+            entity_threshold = gr.Slider(
+                0, 1, 0, step=0.05, label="entity_threshold", info="Leave out entities with a lower score."
+            )
+        thresholds = [threshold, entity_threshold]
         with gr.Tab("Text"):
             text = gr.Textbox(label="Text", lines=5, max_lines=20, placeholder="A review, a call, an article ...")
             button = gr.Button("Analyse (Shift + Enter)", variant="primary")
@@ -168,21 +186,22 @@ def build():
             )
             chunks = gr.HTML(visible=False, render=False)
             outputs = [shown, scores, spans, chunks]
-            gr.Examples(
-                [[example] for example in EXAMPLES], text, outputs, analyse, run_on_click=True, cache_examples=False
-            )
+            inputs = [text, *thresholds]
+            # None leaves a slider where it is.
+            examples = [[example, None, None] for example in EXAMPLES]
+            gr.Examples(examples, inputs, outputs, analyse, run_on_click=True, cache_examples=False)
             for output in outputs:
                 output.render()
-            gr.on([button.click, text.submit], analyse, text, outputs)
+            gr.on([button.click, text.submit], analyse, inputs, outputs)
         with gr.Tab("File"):
-            file = gr.File(label="CSV with a header, or a text a line", file_types=[".csv", ".txt"])
+            file = gr.File(label="CSV with a header, or one text per line", file_types=[".csv", ".txt"])
             column = gr.Dropdown(label="Column of the text", choices=[], interactive=True)
             run = gr.Button("Analyse the file", variant="primary")
             note = gr.Markdown()
             table = gr.Dataframe(label="Result", visible=False)
             download = gr.File(label="Download")
             file.change(columns_of, file, column)
-            run.click(analyse_file, [file, column], [note, table, download])
+            run.click(analyse_file, [file, column, *thresholds], [note, table, download])
     return page
 
 

@@ -1,8 +1,8 @@
 """TSN behind a Hugging Face Inference Endpoint.
 
-The endpoint imports this file from the repository, makes `EndpointHandler(path)` once and calls it with each request's
-JSON; an error becomes a response with its message. It runs the int8 model where there is one, `onnxruntime` is
-installed (as requirements.txt asks) and no GPU is there.
+The endpoint imports this file from the repository, creates one `EndpointHandler(path)` and calls it with the JSON of
+each request; an error becomes a response with its message. On a machine without a GPU it runs the int8 model, if the
+repository has one and `onnxruntime` is installed, as requirements.txt asks.
 """
 
 import importlib.util
@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 from transformers import pipeline
 
-BATCH_SIZE, MAX_BATCH_SIZE = 32, 256  # chunks; more could take all memory of a machine that serves others
-PARAMETERS = {"max_words", "overlap_words", "aggregation", "top_k", "threshold", "return_chunks", "batch_size"}
+BATCH_SIZE, MAX_BATCH_SIZE = 32, 256  # chunks; larger batches could use up the memory that other requests need
+PARAMETERS = {"max_words", "overlap_words", "aggregation", "top_k", "threshold", "entity_threshold", "return_chunks"}
+PARAMETERS |= {"batch_size"}
 
 
 class EndpointHandler:
@@ -22,25 +23,26 @@ class EndpointHandler:
         path: Folder of the model's repository.
     """
 
-    def __init__(self, path=""):
+    def __init__(self, path: str = ""):
         path = path or str(Path(__file__).resolve().parent)
         int8 = Path(path, "onnx", "model_quantized.onnx").is_file() and importlib.util.find_spec("onnxruntime")
         options = {"model_kwargs": {"onnx_file": "model_quantized.onnx"}} if int8 and not _has_gpu() else {}
-        # The code is that of this file's own repository.
+        # The code that runs is in the same repository as this file.
         self.pipeline = pipeline("topic-sentiment-ner", model=path, trust_remote_code=True, **options)
 
-    def __call__(self, data):
+    def __call__(self, data: dict) -> dict | list:
         """Analyses the text or texts of a request.
 
         Args:
-            data: `inputs`, a string or a list of strings; and, if need be, `parameters`, those of a call of
-                `TSNPipeline`, such as `top_k`, `threshold` or `aggregation`.
+            data: `inputs`, a string or a list of strings; and optionally `parameters` of a call of `TSNPipeline`, such
+                as `top_k`, `threshold`, `entity_threshold` or `aggregation`.
 
         Returns:
-            The pipeline's dict for a string, a list of them for a list.
+            The pipeline's dict for a string, a list of them for a list: `topics` and `entities`, each with its place,
+            `score`, `sentiment` and `sentiment_score`, and the `sentiment` of the text.
 
         Raises:
-            ValueError: the request is not such a one; the message says what is wrong.
+            ValueError: the request is malformed; the message says how.
         """
         if not isinstance(data, dict) or "inputs" not in data:
             raise ValueError('a request is {"inputs": "a text" or ["a text", ...], "parameters": {...}}')

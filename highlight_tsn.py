@@ -1,8 +1,9 @@
-"""The pipeline's answer as HTML: topics underlined, entities on a coloured ground, and the sentiment of each chunk."""
+"""The pipeline's answer as HTML: topics underlined, entities on a coloured background, each with its sentiment."""
 
 from html import escape
 
-# Dark text on light grounds, at a contrast of 7:1 or more; a type is also written out, for those who see no colours.
+# Dark text on light backgrounds, with a contrast of at least 7:1. An entity's type and sentiment are also written out,
+# for people who see no colours.
 STYLE = """
 .tsn { line-height: 2; white-space: pre-wrap; overflow-wrap: anywhere; }
 .tsn mark, .tsn mark * { color: #1f1f1f !important; }  /* also on a dark page */
@@ -12,6 +13,8 @@ STYLE = """
 .tsn mark[data-type=ORG] { background: #c5dafa; }
 .tsn mark[data-type=MISC] { background: #f5c6e5; }
 .tsn mark::after { content: attr(data-type); font-size: .65em; font-weight: 700; margin-left: .4em; }
+.tsn mark[data-sentiment=negative]::after { content: attr(data-type) " \\2212"; }
+.tsn mark[data-sentiment=positive]::after { content: attr(data-type) " +"; }
 .tsn u { text-decoration: underline 2px; text-underline-offset: .25em; text-decoration-color: #868e96; }
 .tsn u[data-sentiment=negative] { text-decoration: underline wavy 2px; text-decoration-color: #c92a2a; }
 .tsn u[data-sentiment=positive] { text-decoration-color: #2b8a3e; }
@@ -24,14 +27,14 @@ STYLE = """
 """
 
 
-def highlighted(text, result):
-    """The text as HTML, escaped; class `tsn`, to be shown with `STYLE`.
+def highlighted(text: str, result: dict) -> str:
+    """The text as escaped HTML of class `tsn`, to be shown with `STYLE`.
 
-    A topic and an entity may overlap: the topic's underline is then cut at the entity's borders.
+    Where a topic and an entity overlap, the topic's underline is cut at the entity's borders.
 
     Args:
         text: As it was given to the pipeline.
-        result: The pipeline's dict for it.
+        result: The pipeline's dict for it, or one of before entities had a sentiment.
     """
     topics, entities = result["topics"], result["entities"]  # each in text order, without overlaps
     cuts = sorted({0, len(text)} | {span[side] for span in (*topics, *entities) for side in ("start", "end")})
@@ -41,14 +44,23 @@ def highlighted(text, result):
             if open_entity is not None:
                 parts.append("</mark>")
             if entity is not None:
-                kind, score = escape(entity["entity_group"], quote=True), entity["score"]
-                parts.append(f'<mark data-type="{kind}" title="{kind}, score {score:.2f}">')
+                parts.append(_opening_mark(entity))
             open_entity = entity
         piece = escape(text[start:end])
         parts.append(_underlined(piece, topic) if topic else piece)
     if open_entity is not None:
         parts.append("</mark>")
     return f'<div class="tsn">{"".join(parts)}</div>'
+
+
+def _opening_mark(entity):
+    kind = escape(entity["entity_group"], quote=True)
+    title, sentiment = f"{kind}, score {entity['score']:.2f}", ""
+    if entity.get("sentiment") is not None:
+        name = escape(entity["sentiment"], quote=True)
+        title += f"; {name}, score {entity['sentiment_score']:.2f}"
+        sentiment = f' data-sentiment="{name}"'
+    return f'<mark data-type="{kind}"{sentiment} title="{title}">'
 
 
 def _underlined(piece, topic):
@@ -58,7 +70,7 @@ def _underlined(piece, topic):
 
 
 def _covering(spans, cuts):
-    """For each cut the span that it lies in, or None."""
+    """For each cut, the span that it lies in or None."""
     waiting = iter(spans)
     span = next(waiting, None)
     for cut in cuts:
@@ -67,12 +79,12 @@ def _covering(spans, cuts):
         yield span if span is not None and span["start"] <= cut else None
 
 
-def chunk_sentiments(text, chunks):
-    """A list of the chunks as HTML, each with its sentiment and a bar of the three scores.
+def chunk_sentiments(text: str, chunks: list) -> str:
+    """An HTML list of the chunks, each with its sentiment and a bar of the three scores.
 
     Args:
         text: As it was given to the pipeline.
-        chunks: What the pipeline adds to its dict with `return_chunks=True`.
+        chunks: The `chunks` of the pipeline's dict with `return_chunks=True`.
     """
     items = []
     for chunk in chunks:

@@ -24,8 +24,8 @@ ENTITY = {"PER": "\033[30;43m", "LOC": "\033[30;42m", "ORG": "\033[97;44m", "MIS
 SENTIMENT = {"negative": "\033[31m", "neutral": "\033[33m", "positive": "\033[32m"}
 
 
-def highlighted(text, result):
-    """The text with its topics underlined and its entities on a coloured ground."""
+def highlighted(text: str, result: dict) -> str:
+    """The text with its topics underlined and its entities on a coloured background."""
     opening, closing = {}, {}
     for span in result["topics"]:
         opening.setdefault(span["start"], []).append(TOPIC)
@@ -45,8 +45,8 @@ def highlighted(text, result):
     return "".join(out) + RESET
 
 
-def report(text, result, colour):
-    """The whole answer as lines of text."""
+def report(text: str, result: dict, colour: bool) -> str:
+    """The whole answer as lines of text: the sentiment, then each topic and entity with its own."""
     paint = (lambda code, value: f"{code}{value}{RESET}") if colour else (lambda code, value: value)
     lines = [highlighted(text, result) if colour else text, ""]
     sentiment = result["sentiment"]
@@ -58,11 +58,12 @@ def report(text, result, colour):
     for title, spans in (("Topics", result["topics"]), ("Entities", result["entities"])):
         lines.append(paint(BOLD, title) + ("" if spans else "  none"))
         for span in spans:
-            kind = span.get("entity_group")  # a topic has none, and is of a sentiment
+            kind = span.get("entity_group")  # topics have none
             code = TOPIC if kind is None else ENTITY.get(kind, BOLD)
-            kind = kind or paint(SENTIMENT.get(span["sentiment"], BOLD), span["sentiment"])
+            feeling = paint(SENTIMENT.get(span["sentiment"], BOLD), span["sentiment"])
             place = paint(DIM, f"{span['score']:.2f}  {span['start']}-{span['end']}")
-            lines.append(f"  {paint(code, ' '.join(span['word'].split()))}  {kind}  {place}")
+            word = paint(code, " ".join(span["word"].split()))
+            lines.append("  ".join(["", word, *filter(None, [kind]), feeling, place]))
     return "\n".join(lines)
 
 

@@ -93,6 +93,9 @@ def test_a_text_is_shown_with_what_was_found(page):
     assert [m.get_attribute("data-type") for m in shown.locator("mark").all()] == [
         e["entity_group"] for e in result["entities"]
     ]
+    assert [m.get_attribute("data-sentiment") for m in shown.locator("mark").all()] == [
+        e["sentiment"] for e in result["entities"]
+    ]
     assert "".join(shown.locator("u").all_inner_texts()) == "".join(t["word"] for t in result["topics"])
     assert [u.get_attribute("data-sentiment") for u in shown.locator("u").all()] == [
         t["sentiment"] for t in result["topics"]
@@ -123,6 +126,22 @@ def test_the_long_example_shows_its_chunks_by_keyboard_alone(page):
     page.keyboard.press("Shift+Enter")
     page.locator(".tsn", has_text="Madrid is lovely.").wait_for()
     page.get_by_text("Sentiment by chunk").first.wait_for(state="hidden")
+
+
+def test_thresholds_leave_spans_out(page):
+    page.get_by_role("textbox", name="Text").fill(TEXT)
+    page.get_by_role("button", name="Options").click()
+    for name in ("threshold", "entity_threshold"):
+        page.get_by_label(f"number input for {name}", exact=True).fill("1")
+        page.keyboard.press("Tab")
+    page.get_by_role("button", name="Analyse (Shift + Enter)").click()
+    page.locator(".tsn").wait_for()
+    assert page.locator(".tsn mark").count() == page.locator(".tsn u").count() == 0
+    page.get_by_label("number input for entity_threshold", exact=True).fill("0")
+    page.keyboard.press("Tab")
+    page.get_by_role("button", name="Analyse (Shift + Enter)").click()
+    page.locator(".tsn mark").first.wait_for()
+    assert page.locator(".tsn u").count() == 0
 
 
 def test_it_fits_a_phone(browser, url, tmp_path):
@@ -171,7 +190,7 @@ def test_a_csv_file_comes_back_with_every_row(page, tmp_path):
     for row, result in zip(rows, expected([text for _, text in REVIEWS])):
         assert row[2] == (result["sentiment"]["label"] or "")
         assert row[6] == "; ".join(f"{topic['word']} ({topic['sentiment']})" for topic in result["topics"])
-        assert row[7] == "; ".join(f"{e['entity_group']}: {e['word']}" for e in result["entities"])
+        assert row[7] == "; ".join(f"{e['entity_group']}: {e['word']} ({e['sentiment']})" for e in result["entities"])
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,16 @@ def test_a_string_gives_a_dict_and_a_list_a_list(handler, expected):
     assert json.loads(json.dumps(found)) == found  # what a response can carry
 
 
+def test_thresholds_and_the_sentiment_of_entities(handler, expected):
+    inputs, whole = " ".join(TEXTS), expected(" ".join(TEXTS))
+    for name, head in (("threshold", "topics"), ("entity_threshold", "entities")):
+        kept = [span for span in whole[head] if span["score"] >= 0.4]
+        assert 0 < len(kept) < len(whole[head])
+        assert handler({"inputs": inputs, "parameters": {name: 0.4}}) == {**whole, head: kept}
+    for entity in handler({"inputs": inputs})["entities"]:
+        assert entity["sentiment"] in ("negative", "neutral", "positive") and entity["sentiment_score"] > 1 / 3
+
+
 def test_a_list_is_batched(handler, monkeypatch):
     sizes, forward = [], handler.pipeline.forward
     monkeypatch.setattr(
@@ -60,6 +70,7 @@ def test_a_list_is_batched(handler, monkeypatch):
         ({"inputs": "x", "parameters": {"top_k": 0}}, "top_k"),
         ({"inputs": "x", "parameters": {"batch_size": "8"}}, "batch_size"),
         ({"inputs": "x", "parameters": {"threshold": 2}}, "threshold"),
+        ({"inputs": "x", "parameters": {"entity_threshold": "0.5"}}, "entity_threshold must be a number from 0 to 1"),
     ],
 )
 def test_bad_requests_are_clear_errors(handler, data, words):

@@ -36,14 +36,15 @@ def answers(draw):
     text = draw(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0"), max_size=30))
     text = draw(st.sampled_from([text, f'<b>{text}</b> & "x" <script>alert(1)</script>']))
     topics = spans(draw, len(text), sentiment='n"<', sentiment_score=0.6)
-    return text, {"topics": topics, "entities": spans(draw, len(text), entity_group='P"E<R')}
+    feeling = draw(st.sampled_from([{}, {"sentiment": 'n"<', "sentiment_score": 0.6}]))
+    return text, {"topics": topics, "entities": spans(draw, len(text), entity_group='P"E<R', **feeling)}
 
 
 @given(answers())
 def test_the_text_and_its_spans_are_shown(given):
     text, result = given
-    reader = Reader()
-    reader.feed(highlighted(text, result))
+    reader, html = Reader(), highlighted(text, result)
+    reader.feed(html)
     reader.close()
     assert reader.text == text and not reader.open and not reader.closed_wrong
     for name, tag in (("topics", "u"), ("entities", "mark")):
@@ -52,6 +53,9 @@ def test_the_text_and_its_spans_are_shown(given):
     for elements in reader.inside:
         assert elements.keys() <= {"div", "u", "mark"}
         assert elements.get("mark", {}).get("data-type", 'P"E<R') == 'P"E<R'
+        assert elements.get("mark", {}).get("data-sentiment", 'n"<') == 'n"<'
+    if result["entities"]:
+        assert ('" data-sentiment="n&quot;&lt;" title="P' in html) == ("sentiment" in result["entities"][0])
 
 
 def test_an_entity_over_several_topics_is_one_mark():
@@ -60,11 +64,22 @@ def test_an_entity_over_several_topics_is_one_mark():
             {"start": 0, "end": 2, "score": 0.9, "sentiment": "negative", "sentiment_score": 0.75},
             {"start": 3, "end": 5, "score": 0.8, "sentiment": "positive", "sentiment_score": 0.5},
         ],
-        "entities": [{"start": 0, "end": 5, "score": 0.7, "entity_group": "ORG"}],
+        "entities": [
+            {
+                "start": 0,
+                "end": 5,
+                "score": 0.7,
+                "entity_group": "ORG",
+                "sentiment": "negative",
+                "sentiment_score": 0.6,
+            }
+        ],
     }
     html = highlighted("ab cd", result)
     assert html.count("<mark ") == html.count("</mark>") == 1 and html.count("<u ") == 2
-    assert 'title="ORG, score 0.70"' in html
+    assert '<mark data-type="ORG" data-sentiment="negative" title="ORG, score 0.70; negative, score 0.60">' in html
+    del result["entities"][0]["sentiment"], result["entities"][0]["sentiment_score"]  # of an older version
+    assert '<mark data-type="ORG" title="ORG, score 0.70">' in highlighted("ab cd", result)
     assert '<u data-sentiment="negative" title="topic, score 0.90; negative, score 0.75">ab</u>' in html
 
 
