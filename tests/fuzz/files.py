@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from hypothesis import strategies as st
 
-SUFFIXES = (".csv", ".jsonl", ".parquet", ".txt")
+SUFFIXES = (".csv", ".jsonl", ".json", ".parquet", ".txt")
 _text = st.text(st.characters(exclude_categories=()), max_size=12) | st.sampled_from(
     ["Ana Torres of Lima.", "", " ", "\0", 'say "no", twice', "a\r\nb", "東京タワー。", "x" * 200]
 )
@@ -66,6 +66,10 @@ def _as_lines(rows):
     return b"".join(_bytes(json.dumps(row, ensure_ascii=False)) + b"\n" for row in rows)
 
 
+def _as_array(rows, indent):
+    return _bytes(json.dumps(rows, ensure_ascii=False, indent=indent))
+
+
 def _as_parquet(rows):
     texts = [row["text"] if isinstance(row["text"], str) else None for row in rows]
     columns = {"text": pa.array([text and text.encode("utf-8", "replace").decode() for text in texts], pa.string())}
@@ -81,6 +85,7 @@ def _as_parquet(rows):
 _contents = {
     ".csv": st.builds(_as_csv, _header, st.lists(_cells, max_size=5)),
     ".jsonl": st.builds(_as_lines, st.lists(_row | _value, max_size=5)),
+    ".json": st.builds(_as_array, st.lists(_row | _value, max_size=5), st.sampled_from([None, 0, 2])),
     ".parquet": st.builds(_as_parquet, st.lists(_row, max_size=5)),
     ".txt": st.lists(_text, max_size=5).map("\n".join).map(_bytes),
 }

@@ -16,16 +16,17 @@ FOLDER = tempfile.TemporaryDirectory()
 def check(row):
     text = row["text"]
     assert isinstance(text, str) and isinstance(row["row"], str)
-    for name in ("topics", "entities"):
+    for name in ("topics", "entities", "targets"):
         end = 0
         for span in row[name] or []:
             assert end <= span["start"] < span["end"] <= len(text) and text[span["start"] : span["end"]].strip()
-            assert name == "topics" or span["label"] in ("PER", "LOC", "ORG", "MISC")
+            assert name != "entities" or span["label"] in (row["entity_types"] or ("PER", "LOC", "ORG", "MISC"))
+            assert name != "targets" or span["sentiment"] in CONFIG.sentiment_labels
             end = span["end"]
     assert row["sentiment"] is None or row["sentiment"] in CONFIG.sentiment_labels
 
 
-@given(files((".csv", ".jsonl", ".parquet")))
+@given(files((".csv", ".jsonl", ".json", ".parquet")))
 def holds(file):
     path = Path(FOLDER.name) / f"rows{file[0]}"
     path.write_bytes(file[1])

@@ -194,6 +194,8 @@ def _target_sentiment(target, labels):
 
 
 def _entity_type(entity, types):
+    if not types:
+        raise ValueError(f"entities: {entity.get('label')!r} is not an annotated type: entity_types is empty")
     if entity.get("label") not in types:
         raise ValueError(f"entities: {entity.get('label')!r} is not one of {', '.join(types)}")
     return {"label": entity["label"]}
