@@ -3,11 +3,16 @@
 The model is that of the folder of this file, or the Hub repository of TSN_MODEL at TSN_REVISION.
 """
 
+import bz2
 import csv
+import gzip
 import importlib.util
 import io
+import json
+import lzma
 import os
 import re
+import zlib
 from pathlib import Path
 
 import gradio as gr
@@ -23,6 +28,12 @@ INT8 = "model_quantized.onnx"
 MAX_CHARACTERS = 200_000  # of the text box
 MAX_BYTES = 20_000_000  # of a file
 SHOWN_ROWS = 200  # of a file's table; the download has all
+PACKED = {
+    ".gz": (b"\x1f\x8b", gzip.open),
+    ".bz2": (b"BZh", bz2.open),
+    ".xz": (b"\xfd7zXZ\0", lzma.open),
+}
+FILE_TYPES = [".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".parquet", *PACKED]
 SCORES = ("negative", "neutral", "positive")
 NEW_COLUMNS = ["tsn_sentiment", *(f"tsn_{name}" for name in SCORES), "tsn_topics", "tsn_entities"]
 EXAMPLES = [
@@ -75,25 +86,66 @@ def analyse(text: str, threshold: float = 0.0, entity_threshold: float = 0.0) ->
 
 
 def read_table(path: str) -> tuple[list, list]:
-    """`(header, rows)` of a CSV or text file; a text file has one text per line and gets the header `text`.
+    """`(header, rows)` of a CSV, JSON, Parquet or text file, packed or not; a text file has one text per line and gets
+    the header `text`.
 
     Raises:
         gr.Error: the file is too large, not UTF-8 or not a table; the message says where.
     """
     name = Path(path).name
-    if os.path.getsize(path) > MAX_BYTES:
-        raise gr.Error(f"{name} is larger than {MAX_BYTES // 1_000_000} MB, which is what this page takes.")
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            content = file.read()
-    except UnicodeDecodeError as error:
-        raise gr.Error(f"{name} is not UTF-8 text (byte {error.start}): save it as UTF-8.") from error
-    if not name.lower().endswith(".csv"):
-        lines = re.split(r"\r\n|\n|\r", content)  # str.splitlines would also split at U+2028
+    content = unpacked(path)
+    suffixes = [suffix.lower() for suffix in Path(path).suffixes if suffix.lower() not in PACKED]
+    kind = suffixes[-1] if suffixes else ".txt"
+    if kind == ".parquet":
+        header, rows = parquet_table(name, content)
+    elif kind in (".json", ".jsonl", ".ndjson"):
+        header, rows = json_table(name, decoded(name, content))
+    elif kind in (".csv", ".tsv"):
+        header, rows = csv_table(name, decoded(name, content), kind)
+    else:
+        lines = re.split(r"\r\n|\n|\r", decoded(name, content))  # str.splitlines would also split at U+2028
         return ["text"], [[line] for line in (lines[:-1] if not lines[-1] else lines)]
+    if not header:
+        raise gr.Error(f"{name} is empty, or its first line is. The first line must name the columns.")
+    if len(set(header)) < len(header) or set(header) & set(NEW_COLUMNS):
+        raise gr.Error(
+            f"{name}: two columns have the same name, or one has that of an added column ({', '.join(NEW_COLUMNS)})."
+        )
+    return header, rows
+
+
+def unpacked(path):
+    """The bytes of a file, of which there are no more than the page takes."""
+    magic, opener = PACKED.get(Path(path).suffix.lower(), (b"", open))
+    with open(path, "rb") as file:
+        if not file.read(6).startswith(magic):  # a browser may have unpacked it
+            opener = open
+    try:
+        with opener(path, "rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        raise gr.Error(f"{Path(path).name} is damaged or incomplete ({error}).") from error
+    if len(content) > MAX_BYTES:
+        size = f"{MAX_BYTES // 1_000_000} MB"
+        raise gr.Error(f"{Path(path).name} is larger than {size}, which is what this page takes.")
+    return content
+
+
+def decoded(name, content):
+    """A text file's content: in UTF-8, or in what its byte order mark says."""
+    if content.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"PAR1\x15")):
+        raise gr.Error(f"{name} is an Office file, an archive or Parquet under another name: save it as CSV.")
+    encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise gr.Error(f"{name} is not {encoding[:6].upper()} text (byte {error.start}): save it as UTF-8.") from error
+
+
+def csv_table(name, content, kind):
     csv.field_size_limit(MAX_BYTES)
     first = content.partition("\n")[0]
-    delimiter = max(",;\t", key=first.count)
+    delimiter = max("\t,;" if kind == ".tsv" else ",;\t", key=first.count)
     reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
     rows = []
     try:
@@ -106,13 +158,48 @@ def read_table(path: str) -> tuple[list, list]:
                     raise csv.Error(f"{len(row)} cells under a header of {len(header)}")
     except csv.Error as error:
         raise gr.Error(f"{name}, line {reader.line_num}: not a row of this CSV file ({error}).") from error
-    if not header:
-        raise gr.Error(f"{name} is empty, or its first line is. The first line must name the columns.")
-    if len(set(header)) < len(header) or set(header) & set(NEW_COLUMNS):
-        raise gr.Error(
-            f"{name}: two columns have the same name, or one has that of an added column ({', '.join(NEW_COLUMNS)})."
-        )
     return header, rows
+
+
+def json_table(name, content):
+    """Of an array of objects, of one object, or of JSON Lines."""
+    try:
+        values = json.loads(content, parse_constant=lambda _: None)
+        values = values if isinstance(values, list) else [values]
+    except (ValueError, RecursionError):
+        values = []
+        for number, line in enumerate(content.split("\n"), start=1):
+            try:
+                values += [json.loads(line, parse_constant=lambda _: None)] if line.strip() else []
+            except (ValueError, RecursionError) as error:
+                raise gr.Error(f"{name}, line {number}: not JSON ({error}).") from error
+    return table_of(name, values)
+
+
+def parquet_table(name, content):
+    try:
+        import pyarrow.parquet as pq
+
+        return table_of(name, pq.read_table(io.BytesIO(content)).to_pylist())
+    except ImportError as error:
+        raise gr.Error(f"{name}: Parquet needs pyarrow, which is not installed here.") from error
+    except (OSError, ValueError, OverflowError) as error:
+        raise gr.Error(f"{name}: not a readable Parquet file ({error}).") from error
+
+
+def table_of(name, values):
+    """Dicts as header and rows of text: nothing for what is missing, JSON for what is not text."""
+    for number, value in enumerate(values, start=1):
+        if not isinstance(value, dict):
+            raise gr.Error(f"{name}, row {number}: not an object with columns.")
+    header = list(dict.fromkeys(key for value in values for key in value))
+    return header, [[_cell(value.get(key)) for key in header] for value in values]
+
+
+def _cell(value):
+    if not isinstance(value, str):
+        return "" if value is None else json.dumps(value, ensure_ascii=False, default=str)
+    return value.encode("utf-8", "backslashreplace").decode()  # JSON may have half a surrogate pair
 
 
 def columns_of(path: str | None) -> dict:
@@ -194,7 +281,7 @@ def build() -> gr.Blocks:
                 output.render()
             gr.on([button.click, text.submit], analyse, inputs, outputs)
         with gr.Tab("File"):
-            file = gr.File(label="CSV with a header, or one text per line", file_types=[".csv", ".txt"])
+            file = gr.File(label="CSV, JSON or Parquet, or one text per line", file_types=FILE_TYPES)
             column = gr.Dropdown(label="Column of the text", choices=[], interactive=True)
             run = gr.Button("Analyse the file", variant="primary")
             note = gr.Markdown()

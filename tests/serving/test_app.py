@@ -5,6 +5,8 @@ where the environment says CI and Gradio is installed.
 """
 
 import csv
+import gzip
+import lzma
 import os
 import shutil
 import subprocess
@@ -218,13 +220,53 @@ def test_files_that_cannot_be_read_are_named(page, tmp_path, name, content, word
         ("a.csv", 'id,text\n1,"a\nb\u2028c"\n\n2,\n', [["1", "a\nb\u2028c"], ["2", ""]]),
         ("a.csv", "text\na\n\nb\n", [["a"], [""], ["b"]]),
         ("a.csv", "id;text\n1;a, b\n", [["1", "a, b"]]),
+        ("a.tsv", "text\na, b\n", [["a, b"]]),
+        ("a.jsonl", '{"id": 1, "text": "a"}\n\n{"text": null, "x": [2]}\n', [["1", "a", ""], ["", "", "[2]"]]),
+        ("a.json", '[{"text": "a"},\n {"text": "b"}]', [["a"], ["b"]]),
+        ("a.json", '{\n  "text": "a"\n}', [["a"]]),
+        ("a.ndjson", '{"text": "\\ud800", "n": NaN}', [["\\ud800", ""]]),
     ],
 )
-def test_no_row_is_lost_or_made(tmp_path, name, content, rows):
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("packing, pack", [("", bytes), (".gz", gzip.compress), (".xz", lzma.compress)])
+def test_no_row_is_lost_or_made(tmp_path, name, content, rows, encoding, packing, pack):
     from app import read_table
 
-    (tmp_path / name).write_text(content, "utf-8", newline="")
-    assert read_table(tmp_path / name)[1] == rows
+    path = tmp_path / f"{name}{packing}"
+    path.write_bytes(pack(content.encode(encoding)))
+    assert read_table(path)[1] == rows
+
+
+def test_a_parquet_file_is_a_table(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from app import read_table
+
+    pq.write_table(pa.table({"n": [1, None], "text": ["a", "b"]}), tmp_path / "a.parquet")
+    assert read_table(tmp_path / "a.parquet") == (["n", "text"], [["1", "a"], ["", "b"]])
+
+
+@pytest.mark.parametrize(
+    "name, content, words",
+    [
+        ("a.json", b'[{"text": "a"}', "line 1: not JSON"),
+        ("a.jsonl", b'{"text": "a"}\n[1]\n', "row 2: not an object"),
+        ("a.csv", b"PK\x03\x04", "an Office file, an archive or Parquet under another name"),
+        ("a.csv.gz", gzip.compress(b"text\na\n")[:-4], "is damaged or incomplete"),
+        ("a.csv.gz", gzip.compress(b"text\n" + b"a" * 20_000_000), "is larger than 20 MB"),
+        ("a.txt", "a".encode("utf-16")[:-1], "is not UTF-16 text"),
+        ("a.parquet", b"PAR1", "not a readable Parquet file"),
+    ],
+)
+def test_what_is_no_table_is_named(tmp_path, name, content, words):
+    import gradio
+
+    from app import read_table
+
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(gradio.Error, match=words):
+        read_table(tmp_path / name)
 
 
 def test_a_text_file_is_a_text_a_line(page, tmp_path):
