@@ -17,6 +17,7 @@ from tsn.scoring.parts import NEW_COLUMNS, output_names, split_columns
 from tsn.scoring.rows import read_table
 
 ROWS = 9
+NO_THRESHOLDS = {"threshold": 0.0, "entity_threshold": 0.0}
 NAN = struct.unpack("<d", (0x7FF8_0000_DEAD_BEEF).to_bytes(8, "little"))[0]
 INVALID = pa.Array.from_buffers(
     pa.string(), 3, [None, pa.array([0, 1, 2, 3], pa.int32()).buffers()[1], pa.py_buffer(b"a\xffb")]
@@ -68,7 +69,7 @@ class Pipe:
 
 def score(tmp_path, *inputs, output, **options):
     given = {"model": str(tmp_path), "onnx": "none", "device": "cpu", "batch_size": 1, "text_column": "text"}
-    given |= {"split": "train", "threads": 1, "engine": "local", "report": None, **options}
+    given |= {"split": "train", "threads": 1, "engine": "local", "report": None, **NO_THRESHOLDS, **options}
     return scoring.score(Namespace(inputs=list(map(str, inputs)), output=str(output), **given))
 
 
