@@ -11,8 +11,9 @@ import argparse
 import re
 import sys
 from pathlib import Path
+from typing import cast
 
-from huggingface_hub import EvalResult, ModelCard
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from tsn.heads import MAIN_METRICS
 from tsn.hub.figures import plot_quality
@@ -164,12 +165,13 @@ def card_pages(folder):
 def _with_metadata(text, results, name):
     """The card with these results in its front matter."""
     card = ModelCard(text)
-    card.data.model_name = card.data.model_name or name
-    card.data.eval_results = results
-    card.data.metrics = sorted({result.metric_type for result in results} & {"f1", "precision", "recall", "accuracy"})
+    data = cast(ModelCardData, card.data)
+    data.model_name = data.model_name or name
+    data.eval_results = results
+    data.metrics = sorted({result.metric_type for result in results} & {"f1", "precision", "recall", "accuracy"})
     content = str(card)
     again = ModelCard(content)
-    if again.data.eval_results != results or again.text != card.text or str(again) != content:
+    if cast(ModelCardData, again.data).eval_results != results or again.text != card.text or str(again) != content:
         raise ValueError("README.md's metadata are not the same when they are read again")
     return content
 

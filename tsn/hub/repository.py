@@ -28,14 +28,15 @@ class _Retry(Retry):
         reason = f"answered {response.status}" if response is not None else f"failed ({type(error).__name__})"
         wait = (response is not None and self.get_retry_after(response)) or left.get_backoff_time()
         if wait > LONGEST_WAIT:
-            raise MaxRetryError(None, url, ResponseError(f"asks to wait {wait:.0f} s"))
+            impatience = ResponseError(f"asks to wait {wait:.0f} s")
+            raise MaxRetryError(None, url, impatience)  # type: ignore[arg-type]  # nothing reads the pool
         print(f"{method} {url.partition('?')[0]} {reason}; again in {wait:.0f} s", file=sys.stderr)
         return left
 
 
 class _PatientAdapter(HTTPAdapter):
-    def send(self, request, stream=False, timeout=None, **kwargs):
-        return super().send(request, stream=stream, timeout=timeout or (CONNECT_TIMEOUT, READ_TIMEOUT), **kwargs)
+    def send(self, request, stream=False, timeout=None, verify=True, cert=None, proxies=None):
+        return super().send(request, stream, timeout or (CONNECT_TIMEOUT, READ_TIMEOUT), verify, cert, proxies)
 
 
 def _patient_session():
@@ -89,7 +90,7 @@ class Repository:
             403: f"the token may not write to {self.repo_id}: use one with write access",
             409: "the repository was changed by someone else meanwhile: run the release again",
             412: "the repository was changed by someone else meanwhile: run the release again",
-        }.get(status)
+        }.get(status or 0)
         if advice:
             return f"{advice} (the Hub answered {status}: {reason})"
         if status is None and isinstance(cause, requests.RequestException):
@@ -162,7 +163,9 @@ class Repository:
         head = branches.get(self.branch)
         if head is not None and self.holds(files, head):
             return head
-        operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in files.items()]
+        operations: list[CommitOperationAdd | CommitOperationDelete] = [
+            CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in files.items()
+        ]
         if head is not None:
             gone = sorted(self._tree(head).keys() - _KEPT - files.keys())
             last = last_version(tags)
@@ -172,7 +175,7 @@ class Repository:
                     f"{self.repo_id} holds files that no release put there ({', '.join(foreign[:5])}"
                     f"{', ...' if len(foreign) > 5 else ''}): delete them there, or is it another repository?"
                 )
-            operations += [CommitOperationDelete(path_in_repo=name) for name in gone]
+            operations.extend(CommitOperationDelete(path_in_repo=name) for name in gone)
         try:
             created = self._ask(
                 "create_commit",

@@ -199,7 +199,7 @@ def scoring_section(folder):
 def licences_section(folder):
     """The sources of the training data by licence, from the tables of LICENSE.md."""
     text = (folder / "LICENSE.md").read_text(encoding="utf-8")
-    sources = {}
+    sources: dict[str, list[str]] = {}
     for name, licence in re.findall(r"^\| `([^`]+)` .*\| ([^|]+?) +\|$", text, re.MULTILINE):
         sources.setdefault(licence, []).append(name)
     lines = [["Licence", "Sources"], *([licence, ", ".join(names)] for licence, names in sources.items())]

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 TASK = "topic-sentiment-ner"  # not imported: the fresh process has only this file
@@ -97,7 +98,9 @@ def _answer(model, revision, onnx_files, texts):
     answers = {}
     for name in (None, *onnx_files):
         options = {"model_kwargs": {"onnx_file": name}} if name else {}
-        tsn = pipeline(TASK, model=model, revision=revision, trust_remote_code=True, **options)
+        tsn = pipeline(  # type: ignore[call-overload]  # the task is the model's own
+            TASK, model=model, revision=revision, trust_remote_code=True, **options
+        )
         answers[name or "torch"] = tsn(texts)
     return answers
 
@@ -115,4 +118,5 @@ def _download(repo_id, revision, tries=3):
 
 
 if __name__ == "__main__":
-    print(json.dumps({"answer": _answer, "download": _download}[sys.argv[1]](**json.load(sys.stdin))), end="")
+    tasks: dict[str, Callable] = {"answer": _answer, "download": _download}
+    print(json.dumps(tasks[sys.argv[1]](**json.load(sys.stdin))), end="")
