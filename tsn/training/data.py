@@ -1,6 +1,5 @@
 """The data to train and to validate on: read, augmented, sampled, and checked before any training begins."""
 
-import csv
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
@@ -8,8 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 import pyarrow.compute
-import pyarrow.parquet
-from datasets import Dataset, IterableDataset, load_dataset
+from datasets import Dataset, IterableDataset
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
@@ -17,6 +15,8 @@ from configuration_tsn import TSNConfig
 from tsn.data.annotated import read_rows
 from tsn.data.augmentation import augment
 from tsn.data.features import IGNORED, TOKEN_LABELS, row_weights, rows_to_features, sample_indices, stream_features
+from tsn.data.files import reads_once
+from tsn.data.readers import BadRow, open_rows
 from tsn.training.arguments import DataArguments
 
 logger = logging.getLogger("train")
@@ -105,17 +105,11 @@ def _nothing_annotated(paths, split, where=""):
 
 
 def _columns(path, split):
-    """Names of the columns that the first row of a file or data set has."""
-    suffix = Path(path).suffix.lower()
-    if suffix == ".parquet":
-        return pyarrow.parquet.read_schema(path).names
-    if suffix == ".csv":
-        with open(path, encoding="utf-8-sig", newline="") as lines:
-            return next(csv.reader(lines), [])
-    if suffix in (".jsonl", ".json"):
-        with open(path, "rb") as lines:
-            return list(json.loads(next((line for line in lines if line.strip()), "{}")))
-    return list(next(iter(load_dataset(path, split=split, streaming=True)), []))
+    """Names of the columns that the first row of a file or data set has; none of a pipe, which is gone by now."""
+    if reads_once(path):
+        return []
+    row = next(iter(open_rows(path, split=split, streaming=True)[1]), {})
+    return list(row.columns if isinstance(row, BadRow) else row)
 
 
 def read_weights(pairs: list[str] | None) -> dict[str, float]:
