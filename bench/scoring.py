@@ -1,9 +1,9 @@
-"""How fast `score.py` is beside the pipeline, how it scales to two cores, and what memory it takes as rows grow.
+"""Measures `score.py`: its speed beside the pipeline and on two cores, and its memory as the number of rows grows.
 
     python -m bench.scoring --rows 1000 100000 --output_dir results
-    python -m bench.scoring --million   # memory over a million short texts: half an hour or so on two cores
+    python -m bench.scoring --million   # memory over a million short texts, about half an hour on two cores
 
-Texts are those of `examples/`, again and again, or the first words of them. Writes `scoring.json`, or adds to it.
+The texts are those of `examples/`, repeated, or their first words. Adds its figures to `scoring.json`.
 """
 
 import argparse
@@ -14,15 +14,15 @@ import tempfile
 import time
 from itertools import cycle, islice
 from pathlib import Path
-from types import SimpleNamespace
 
 from bench.machine import describe_machine, versions
 from tsn.paths import ROOT
 from tsn.scoring import run as scoring
+from tsn.scoring.arguments import build_parser
 
-SIDE_BY_SIDE = 4000  # rows of a turn of score.py beside the pipeline
+TURN_ROWS = 4000  # that score.py and the pipeline take turns on
 TURNS = 3
-SHORT = 3  # words of a short text
+SHORT = 3  # words in a short text
 
 
 def write_rows(path, count, words=None):
@@ -34,12 +34,12 @@ def write_rows(path, count, words=None):
 
 
 def resident_bytes(pid):
-    """Of a process and all below it."""
-    total, waiting = 0, [pid]
-    while waiting:
-        pid = waiting.pop()
+    """Resident memory of a process and all its descendants."""
+    total, pids = 0, [pid]
+    while pids:
+        pid = pids.pop()
         try:
-            waiting += Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            pids += Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
             total += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
         except OSError:  # it has just ended
             continue
@@ -47,8 +47,12 @@ def resident_bytes(pid):
 
 
 def run(folder, rows, threads, words=None):
-    """A whole run of the command: rows, threads, seconds, the most memory of all its processes together, and what it
-    was at each tenth of the time."""
+    """Runs the command once.
+
+    Returns:
+        dict: `rows`, `threads`, `seconds`, and the memory of all its processes together, in MB: `peak_mb`, and `mb` at
+        each tenth of the time.
+    """
     source, output = folder / "in.jsonl", folder / "out.jsonl"
     write_rows(source, rows, words)
     command = [sys.executable, ROOT / "score.py", source, "--output", output, "--threads", str(threads)]
@@ -61,35 +65,30 @@ def run(folder, rows, threads, words=None):
     with output.open("rb") as file:
         in_order = sum(json.loads(line)["id"] == i for i, line in enumerate(file))
     if process.returncode or in_order != rows:
-        raise RuntimeError(f"{rows} rows in, {in_order} out in their places, exit status {process.returncode}")
+        raise RuntimeError(f"exit status {process.returncode}, {in_order} of {rows} rows came out in their places")
     output.unlink()
     tenths = [memory[len(memory) * i // 10] for i in range(1, 10)]
     return {"rows": rows, "threads": threads, "seconds": round(seconds, 1), "peak_mb": max(memory), "mb": tenths}
 
 
 def beside_the_pipeline(folder):
-    """Seconds of the pipeline on a list, and of `score.py` on a file of the same texts, in turns, one thread each."""
+    """Lets the pipeline on a list and `score.py` on a file of the same texts take turns, one thread each.
+
+    Returns:
+        list: for each turn the seconds of `pipeline` and of `score`.
+    """
     pipe = scoring.load(str(ROOT), "auto", 1, "cpu")
-    scoring.load = lambda *_: pipe  # what is compared is the work, not the loading
+    scoring.load = lambda *_: pipe  # compare the work, not the loading
     source, output = folder / "in.jsonl", folder / "out.jsonl"
-    write_rows(source, SIDE_BY_SIDE)
+    write_rows(source, TURN_ROWS)
     texts = [json.loads(line)["text"] for line in source.read_text("utf-8").splitlines()]
-    options = {
-        "text_column": "text",
-        "split": "train",
-        "model": str(ROOT),
-        "onnx": "auto",
-        "device": "cpu",
-        "engine": "local",
-        "report": None,
-    }
-    options |= {"inputs": [str(source)], "output": str(output), "batch_size": 32, "threads": 1}
+    arguments = build_parser().parse_args([str(source), "--output", str(output), "--threads", "1"])
     turns = []
     for _ in range(TURNS):
         started = time.perf_counter()
         pipe(texts, batch_size=32)
         middle = time.perf_counter()
-        scoring.score(SimpleNamespace(**options))
+        scoring.score(arguments)
         turns.append({"pipeline": middle - started, "score": time.perf_counter() - middle})
         output.unlink()
     return turns
@@ -99,8 +98,8 @@ def main():
     parser = argparse.ArgumentParser(
         prog="python -m bench.scoring", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows", nargs="+", type=int, default=[1000, 100_000], help="sizes of the runs")
-    parser.add_argument("--million", action="store_true", help="a million short texts, and nothing else")
+    parser.add_argument("--rows", nargs="+", type=int, default=[1000, 100_000], help="number of rows of each run")
+    parser.add_argument("--million", action="store_true", help="only score a million short texts")
     parser.add_argument("--output_dir", default=str(ROOT / "results"), help="default: results")
     arguments = parser.parse_args()
     path = Path(arguments.output_dir, "scoring.json")

@@ -1,4 +1,4 @@
-"""`score.py --engine ray` on a local cluster of two machines' stand-ins, one of which is lost during the run."""
+"""`score.py --engine ray` on a local cluster of two nodes, one of which is lost during the run."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def command(*arguments):
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    """Rows of columns that come and go and change their types, some of which cannot be scored."""
+    """Rows whose columns come and go and change type, some of which cannot be scored."""
     texts = [(BAD if i % 50 == 0 else TEXTS)[i % (8 if i % 50 == 0 else 5)] for i in range(PARTS * 500)]
     rows = [{"n": i, "text": text, "any": BAD[i % 8]} if i % 3 else {"text": text} for i, text in enumerate(texts)]
     path = tmp_path_factory.mktemp("table") / "in.jsonl"
@@ -47,7 +47,7 @@ def whole(table, onnx_folder, tmp_path_factory):
 
 @pytest.fixture
 def cluster():
-    """Two nodes of Ray's with a core each, as it tests itself; the first is the driver's."""
+    """Two nodes with a core each, started the way Ray tests itself; the driver runs on the first."""
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
@@ -58,15 +58,15 @@ def cluster():
 
 
 def busy_actors(raylet):
-    """Processes of a raylet's actors, by their title; `.submit` is there as long as one answers."""
-    found = []
+    """Processes of a raylet's actors that are running a task, by their title, which names the method."""
+    actors = []
     for process in psutil.Process(raylet).children(recursive=True):
         try:
             if process.cmdline()[0].startswith("ray::MapWorker") and ".submit" in process.cmdline()[0]:
-                found.append(process)
+                actors.append(process)
         except (psutil.Error, IndexError):
             continue
-    return found
+    return actors
 
 
 @pytest.mark.parametrize("lost", ["actor", "machine"])
@@ -103,15 +103,18 @@ def test_what_a_killed_worker_was_doing_is_done_by_another(lost, cluster, table,
     assert not actor.is_running()
 
 
-def test_tasks_of_several_windows_and_one_that_always_kills_its_worker(onnx_folder, monkeypatch):
+def test_tasks_of_several_windows_and_one_that_always_kills_its_worker(onnx_folder, monkeypatch, tmp_path):
     monkeypatch.setenv("RAY_ADDRESS", "local")
     monkeypatch.setattr(ray_cluster, "WINDOW_BYTES", 1)
+    attempts = tmp_path / "attempts"
 
     def load(model, device):
         return sorted(path.name for path in Path(model).glob("onnx/*.onnx")), model, os.getcwd()
 
     def function(loaded, word):
         if word == "deadly":
+            with open(attempts, "a") as file:
+                file.write("once\n")
             os._exit(9)
         return *loaded, word
 
@@ -119,9 +122,10 @@ def test_tasks_of_several_windows_and_one_that_always_kills_its_worker(onnx_fold
     answers = ray_cluster.run_tasks(tasks, load, function, (str(onnx_folder), "cpu"), 1)
     key, (names, model, folder, word) = next(answers)
     assert (key, names, word) == ("a", ["model.onnx", "model_quantized.onnx"], "harmless")
-    assert model != str(onnx_folder) and folder != os.getcwd()  # what was sent, not what is shared
-    with pytest.raises(WorkerFailed, match="ended its worker 3 times"):
+    assert model != str(onnx_folder) and folder != os.getcwd()  # the copy that was sent
+    with pytest.raises(WorkerFailed, match="killed its worker 3 times"):
         next(answers)
+    assert attempts.read_text() == "once\n" * 3
 
 
 def test_a_model_that_kills_its_worker_when_it_is_loaded(onnx_folder, monkeypatch):
@@ -130,7 +134,7 @@ def test_a_model_that_kills_its_worker_when_it_is_loaded(onnx_folder, monkeypatc
     def load(model, device):
         os._exit(9)
 
-    with pytest.raises(WorkerFailed, match="loading the model ended its worker 3 times"):
+    with pytest.raises(WorkerFailed, match="loading the model killed its worker 3 times"):
         next(ray_cluster.run_tasks([("a", ("harmless",))], load, print, (str(onnx_folder), "cpu"), 1))
 
 

@@ -1,4 +1,4 @@
-"""`report.py`: one page that needs no other file, with every count told in words, whatever the phrases hold."""
+"""`tsn/scoring/report.py`: one page that loads no other file and says every count in words, whatever the phrases."""
 
 import re
 from html.parser import HTMLParser
@@ -27,11 +27,11 @@ class Reader(HTMLParser):
 
 
 def row(topics, entities, sentiment, error=None):
-    """What `score.py` writes; every topic has the text's sentiment."""
-    spans = [{"word": word, "score": 0.5, "start": 0, "end": len(word)} for word in (*topics, *entities)]
-    feeling = {"sentiment": sentiment, "sentiment_score": 0.6}
+    """A row of `score.py`; every topic and entity has the text's sentiment."""
+    about = {"sentiment": sentiment, "sentiment_score": 0.6}
+    spans = [{"word": word, "score": 0.5, "start": 0, "end": len(word), **about} for word in (*topics, *entities)]
     entities = [{**span, "entity_group": "ORG"} for span in spans[len(topics) :]]
-    topics = [{**span, **feeling} for span in spans[: len(topics)]]
+    topics = spans[: len(topics)]
     return {"topics": topics, "entities": entities, "sentiment": sentiment, "error": error}
 
 
@@ -45,7 +45,7 @@ def read(page):
 def test_the_page_shows_what_was_counted():
     summary = Summary()
     for result in [
-        *[row(["screen"], [], "negative")] * 3,
+        *[row(["screen"], ["Acme"], "negative")] * 3,
         row(["screen", NASTY], [NASTY], "positive"),
         row([], [], None, "text is null"),
         row([], [], None),
@@ -58,12 +58,14 @@ def test_the_page_shows_what_was_counted():
     )
     assert not re.search(r"(src|href|url)\s*[=(]", page)  # nothing is loaded
     words = " ".join(reader.text.split())
-    assert "6 rows, 1 of them could not be scored." in words
+    assert "6 rows, 1 of them could not be scored. Texts without a word, not counted below: 1." in words
     assert "negative 75%, positive 25%" in words  # of the texts about the screen
-    assert "unhappy abouttopictextssentiment about itscreen4negative 75%" in words
+    assert "unhappy about topictextssentiment about itscreen4negative 75%" in words
+    assert f"spoken of well typeentitytextssentiment about itORG{NASTY}1positive 100%" in words
+    assert "spoken of badly typeentitytextssentiment about itORGAcme3negative 100%" in words
     assert f"{NASTY.casefold()} 1" not in words and NASTY.casefold() in words and words.count(NASTY) >= 3
     bars = [attributes["aria-label"] for tag, attributes in reader.tags if attributes.get("role") == "img"]
-    assert "negative 60%" in bars and "none 20%" in bars
+    assert bars[:2] == ["negative 75%", "positive 25%"]  # of the texts that have a sentiment
 
 
 def test_nothing_to_show():

@@ -1,4 +1,4 @@
-"""`score.py` by its command line: a row out for a row in, and the same bytes however often it is stopped."""
+"""`score.py` on the command line: one row out for every row in, and the same bytes however often it is killed."""
 
 import json
 import os
@@ -19,6 +19,7 @@ from modeling_tsn import TSNModel
 from pipeline_tsn import TSNPipeline
 from tests.conftest import ROOT, TEXTS
 from tsn.scoring import run as scoring
+from tsn.scoring.arguments import build_parser
 from tsn.scoring.parts import _json_line
 from tsn.scoring.rows import Row
 from tsn.scoring.summary import Summary
@@ -59,17 +60,17 @@ def table(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(table, model, tmp_path_factory):
-    """The output of a run that nothing disturbs, by two workers."""
+    """The output of an undisturbed run with two workers."""
     output = tmp_path_factory.mktemp("whole") / "out.jsonl"
     done = run(table[0], "--output", output, "--model", model, "--threads", 2)
     assert done.returncode == 0, done.stderr
     return output.read_bytes(), done
 
 
-def expected(model, rows):
-    """Each row with what the pipeline itself finds in its text."""
+def expected(model, rows, **parameters):
+    """Each row with the results of the pipeline itself for its text."""
     loaded = TSNModel.from_pretrained(model, onnx_file="model_quantized.onnx")
-    pipe, out = TSNPipeline(loaded, AutoTokenizer.from_pretrained(model)), []
+    pipe, out = TSNPipeline(loaded, AutoTokenizer.from_pretrained(model), **parameters), []
     for row in rows:
         result = pipe(row["text"]) if isinstance(row["text"], str) else {"topics": [], "entities": []}
         spans = {
@@ -84,19 +85,21 @@ def expected(model, rows):
 
 def test_a_row_out_for_every_row_in(table, whole, model):
     _, rows = table
-    found = [json.loads(line) for line in whole[0].decode().splitlines()]
-    errors = [row.pop("error") for row in found]
-    assert found == expected(model, rows)
+    scored = [json.loads(line) for line in whole[0].decode().splitlines()]
+    errors = [row.pop("error") for row in scored]
+    assert scored == expected(model, rows)
     assert [error is None for error in errors] == [isinstance(row["text"], str) for row in rows]
     assert (
         "1,700 rows" in whole[1].stdout
         and f"{sum(e is not None for e in errors)} of them could not" in whole[1].stdout
     )
+    wordless = sum(row["sentiment"] is None and error is None for row, error in zip(scored, errors))
+    assert wordless and f"Texts without a word, not counted below: {wordless}.\n" in whole[1].stdout
     assert "texts/s" in whole[1].stderr
 
 
 def test_killed_anywhere_it_goes_on_to_the_same_bytes(table, whole, model, tmp_path):
-    """At random moments, as often as KILLS says: while it loads, scores, writes or joins."""
+    """Killed KILLS times at random moments: while it loads, scores, writes or joins parts."""
     output, seeds = tmp_path / "out.jsonl", random.Random(0)
     arguments = (table[0], "--output", output, "--model", model, "--threads", 2)
     kills = 0
@@ -135,29 +138,57 @@ def test_formats(source, suffix, model, tmp_path):
     output = tmp_path / f"out{suffix}"
     done = run(path, path, "--output", output, "--model", model, "--threads", 1)
     assert done.returncode == 0, done.stderr
-    found = read_lines(output) if suffix == ".jsonl" else pq.read_table(output).to_pylist()
-    assert [row["text"] for row in found] == texts * 2
+    scored = read_lines(output) if suffix == ".jsonl" else pq.read_table(output).to_pylist()
+    assert [row["text"] for row in scored] == texts * 2
     wanted = expected(model, [{"text": text} for text in texts])
     names = ("topics", "entities", "sentiment", "sentiment_scores")
-    assert [{name: row[name] for name in names} for row in found] == [{n: r[n] for n in names} for r in wanted] * 2
+    assert [{name: row[name] for name in names} for row in scored] == [{n: r[n] for n in names} for r in wanted] * 2
     if source != "txt":
-        assert [str(row["n"]) for row in found] == [*map(str, range(7))] * 2
+        assert [str(row["n"]) for row in scored] == [*map(str, range(7))] * 2
     if source == "parquet":
-        assert str(found[0]["day"]) == "1970-01-02"
+        assert str(scored[0]["day"]) == "1970-01-02"
 
 
 def test_parquet_of_columns_that_come_and_go(model, tmp_path):
-    """A part without a column, with null alone, with whole numbers and with others."""
+    """Parts that lack a column, or have only nulls, whole numbers or fractions in it."""
     rows = [{"text": "x", "a": None}] * scoring.PART_ROWS + [{"text": None, "a": 1}] * scoring.PART_ROWS
     rows += [{"text": "y", "a": 1.5, "b": "late"}]
     output = tmp_path / "out.parquet"
     done = run(write_lines(tmp_path / "in.jsonl", rows), "--output", output, "--model", model, "--threads", 1)
     assert done.returncode == 0, done.stderr
-    found = pq.read_table(output).to_pylist()
-    assert [(row["text"], row["a"], row["b"]) for row in found] == [(r["text"], r["a"], r.get("b")) for r in rows]
+    scored = pq.read_table(output).to_pylist()
+    assert [(row["text"], row["a"], row["b"]) for row in scored] == [(r["text"], r["a"], r.get("b")) for r in rows]
     mixed = write_lines(tmp_path / "mixed.jsonl", [{"text": "x", "a": 1}, {"text": "x", "a": "one"}])
     done = run(mixed, "--output", tmp_path / "mixed.parquet", "--model", model, "--threads", 1)
     assert done.returncode == 1 and "column 'a' does not fit into Parquet" in done.stderr, done.stderr
+
+
+def test_thresholds_leave_out_topics_and_entities(table, whole, model, tmp_path):
+    """Each has its own; the values are such that some of each stay and some go."""
+    rows = table[1][:300]
+    scores = {
+        kind: sorted(span["score"] for line in whole[0].splitlines()[:300] for span in json.loads(line)[kind])
+        for kind in ("topics", "entities")
+    }
+    low, high = (scores[kind][len(scores[kind]) * share // 4] for kind, share in (("topics", 1), ("entities", 3)))
+    output, source = tmp_path / "out.jsonl", write_lines(tmp_path / "in.jsonl", rows)
+    arguments = (source, "--output", output, "--model", model, "--threads", 1)
+    done = run(*arguments, "--threshold", low, "--entity_threshold", high)
+    assert done.returncode == 0, done.stderr
+    for row, wanted in zip(
+        read_lines(output), expected(model, rows, threshold=low, entity_threshold=high), strict=True
+    ):
+        assert (row["topics"], row["entities"]) == (wanted["topics"], wanted["entities"])
+    kept = {kind: sum(len(row[kind]) for row in read_lines(output)) for kind in scores}
+    assert all(0 < kept[kind] < len(scores[kind]) for kind in scores)
+    assert kept["topics"] / len(scores["topics"]) > kept["entities"] / len(scores["entities"])
+
+
+def test_parts_of_another_threshold_are_not_joined(model, tmp_path):
+    arguments = build_parser().parse_args(["in.jsonl", "--output", "out.jsonl", "--model", str(model)])
+    before = scoring.run_settings(arguments)
+    arguments.entity_threshold = 0.5
+    assert scoring.run_settings(arguments) != before
 
 
 def test_one_text_that_fails_does_not_end_the_others():
@@ -165,13 +196,13 @@ def test_one_text_that_fails_does_not_end_the_others():
         given = [texts] if isinstance(texts, str) else texts
         if "bad" in given:
             raise IndexError("no such thing")
-        found = [{"topics": [], "entities": [], "sentiment": {"label": "neutral", "scores": {}}} for _ in given]
-        return found[0] if isinstance(texts, str) else found
+        results = [{"topics": [], "entities": [], "sentiment": {"label": "neutral", "scores": {}}} for _ in given]
+        return results[0] if isinstance(texts, str) else results
 
     rows = [Row({"text": text}, text, None) for text in ("good", "bad", "fine")] + [Row({}, None, "null")]
-    found = scoring.score_rows(pipe, rows, 8)
-    assert [row["sentiment"] for row in found] == ["neutral", None, "neutral", None]
-    assert [row["error"] for row in found] == [None, "could not be scored (IndexError: no such thing)", None, "null"]
+    scored = scoring.score_rows(pipe, rows, 8)
+    assert [row["sentiment"] for row in scored] == ["neutral", None, "neutral", None]
+    assert [row["error"] for row in scored] == [None, "could not be scored (IndexError: no such thing)", None, "null"]
 
 
 def test_output_is_json_and_long_texts_make_small_parts():
@@ -202,14 +233,14 @@ def test_nothing_in_nothing_out(suffix, model, tmp_path):
 def test_columns_of_the_same_name_are_kept(model):
     pipe = scoring.load(str(model), "none", 1, "cpu")
     row = Row({"text": "Fine.", "topics": "mine", "input_topics": "too", "error": 3}, "Fine.", None)
-    [found] = scoring.score_rows(pipe, [row], 8)
+    [scored] = scoring.score_rows(pipe, [row], 8)
     assert scoring.kept_name("topics") == "input_topics" and scoring.kept_name("text") == "text"
-    assert found["input_topics"] == "mine" and found["input_input_topics"] == "too" and found["input_error"] == 3
-    assert found["error"] is None and isinstance(found["topics"], list)
+    assert scored["input_topics"] == "mine" and scored["input_input_topics"] == "too" and scored["input_error"] == 3
+    assert scored["error"] is None and isinstance(scored["topics"], list)
 
 
 def test_a_full_disk_ends_with_a_message_and_what_is_done_is_kept(model, tmp_path):
-    """A limit to a file's size stands for it: writing fails in the same place."""
+    """A limit on file size stands in for a full disk: writing fails in the same place."""
 
     def limit():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -219,9 +250,9 @@ def test_a_full_disk_ends_with_a_message_and_what_is_done_is_kept(model, tmp_pat
     output = tmp_path / "out.jsonl"
     arguments = (write_lines(tmp_path / "in.jsonl", rows), "--output", output, "--model", model, "--threads", 1)
     done = run(*arguments, preexec_fn=limit)
-    assert done.returncode == 1 and "the disk is full" in done.stderr and "goes on from there" in done.stderr, (
-        done.stderr
-    )
+    assert (
+        done.returncode == 1 and "the disk is full" in done.stderr and "run the same command again" in done.stderr
+    ), done.stderr
     assert "Traceback" not in done.stderr and not output.exists()
     kept = tmp_path / "out.jsonl.parts" / "0000000.jsonl"
     assert not list(kept.parent.glob("*.unfinished")) and len(read_lines(kept)) == scoring.PART_ROWS
@@ -250,7 +281,7 @@ def _is_worker(pid):
 
 
 def test_what_does_not_belong_together_is_not_joined(table, model, tmp_path):
-    """Another input, or other options, than those that the parts were made with."""
+    """Parts made with another input or other options."""
     source = write_lines(tmp_path / "in.jsonl", table[1][:700])
     output, arguments = tmp_path / "out.jsonl", ("--model", model, "--threads", 1)
     write_lines(tmp_path / "bad.csv", [])
@@ -278,8 +309,8 @@ def test_what_does_not_belong_together_is_not_joined(table, model, tmp_path):
     "arguments, words",
     [
         (["in.jsonl", "--output", "out.csv"], "must end in .jsonl or .parquet"),
-        (["in.jsonl", "--output", "none/out.jsonl"], "there is no folder"),
-        (["in.jsonl", "--output", "out.jsonl", "--report", "none/r.html"], "--report: there is no folder"),
+        (["in.jsonl", "--output", "none/out.jsonl"], "--output: folder none does not exist"),
+        (["in.jsonl", "--output", "out.jsonl", "--report", "none/r.html"], "--report: folder none does not exist"),
         (["in.jsonl", "--output", "out.jsonl", "--report", "in.jsonl"], "--report in.jsonl is one of the inputs"),
         (["in.jsonl", "--output", "out.jsonl", "--report", "out.jsonl"], "are the same file"),
         (["in.jsonl", "--output", "out.jsonl", "--device", "foo"], "foo"),
@@ -289,10 +320,13 @@ def test_what_does_not_belong_together_is_not_joined(table, model, tmp_path):
         (["in.jsonl", "--output", "there.jsonl"], "is there already"),
         (["in.jsonl", "--output", "out.jsonl", "--batch_size", "0"], "--batch_size must be at least 1"),
         (["in.jsonl", "--output", "out.jsonl", "--onnx", "x.onnx"], "x.onnx"),
+        (["in.jsonl", "--output", "out.jsonl", "--threads", "0"], "--threads must be at least 1"),
+        (["in.jsonl", "--output", "out.jsonl", "--threshold", "nan"], "--threshold must be a number from 0 to 1"),
+        (["in.jsonl", "--output", "out.jsonl", "--entity_threshold", "1.5"], "--entity_threshold must be a number"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, words, model, tmp_path):
     write_lines(tmp_path / "in.jsonl", [{"text": "x"}])
     (tmp_path / "there.jsonl").write_bytes(b"")
-    done = run(*arguments, "--model", model, "--threads", 1, cwd=tmp_path)
+    done = run("--model", model, "--threads", 1, *arguments, cwd=tmp_path)
     assert done.returncode in (1, 2) and words in done.stderr and "Traceback" not in done.stderr, done.stderr

@@ -21,6 +21,7 @@ from tsn.data.readers import ArrowRow
 NEW_COLUMNS = ("topics", "entities", "sentiment", "sentiment_scores", "error")
 GROUP_PARTS = 50  # parts of a row group of Parquet: a group for each would grow the file's index without end
 SPAN_FIELDS = {"word": "string", "score": "double", "start": "int64", "end": "int64"}
+SPAN_FIELDS |= {"sentiment": "string", "sentiment_score": "double"}
 
 
 class Parts:
@@ -244,7 +245,7 @@ def result_types():
     import pyarrow as pa
 
     span = [(name, pa.type_for_alias(alias)) for name, alias in SPAN_FIELDS.items()]
-    topic = pa.struct([*span, ("sentiment", pa.string()), ("sentiment_score", pa.float64())])
+    topic = pa.struct(span)
     entity = pa.struct([("entity_group", pa.string()), *span])
     lists = {"topics": pa.list_(topic), "entities": pa.list_(entity)}
     return {**lists, "sentiment": pa.string(), "error": pa.string()}

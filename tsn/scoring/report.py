@@ -1,4 +1,4 @@
-"""What came out of scoring, as one page that needs nothing else: readable on paper, on a phone and without colours."""
+"""The summary as one HTML page that loads nothing else and reads well on paper, on a phone and without colours."""
 
 from html import escape
 
@@ -33,28 +33,31 @@ tr {{ break-inside: avoid; }}
 
 
 def report_page(summary, examples, title):
-    """The page as text.
+    """Returns the page as a string.
 
     Args:
         summary: A [`Summary`].
-        examples: `(text, result)` pairs to show with topics and entities marked; rows that `score.py` made.
+        examples: `(text, row)` pairs to show with topics and entities marked; rows as `score.py` writes them.
         title: Plain text.
     """
-    scored = sum(summary.sentiments.values())
-    parts = [f"<p>{summary.rows:,} rows, {summary.errors:,} of them could not be scored.</p>"]
-    parts.append(
-        "<h2>Sentiment</h2>" + _table(["sentiment", "texts", "share"], _sentiment_rows(summary.sentiments, scored))
-    )
-    head = ["topic", "texts", "sentiment about it"]
-    parts.append("<h2>Topics</h2>" + _table(head, _topic_rows(summary.top_topics())))
-    unhappy = summary.unhappy_topics()
-    if unhappy:
-        parts.append("<h2>What people are unhappy about</h2>" + _table(head, _topic_rows(unhappy)))
-    parts.append("<h2>Entities</h2>" + _table(["type", "entity", "texts"], _entity_rows(summary)))
+    parts = [f"<p>{summary.rows_line}</p>"]
+    sentiments = [[escape(label), f"{texts:,}", _bar([(label, share)])] for label, texts, share in summary.shares]
+    parts += ["<h2>Sentiment</h2>", _table(["sentiment", "texts", "share"], sentiments)]
+    topic, entity = ["topic"], ["type", "entity"]
+    for heading, head, phrases, optional in (
+        ("Topics", topic, summary.top_topics(), False),
+        ("What people are unhappy about", topic, summary.unhappy_topics(), True),
+        ("Entities", entity, summary.top_entities(SHOWN // 2), False),
+        ("Who is spoken of well", entity, summary.entities_spoken_of("positive"), True),
+        ("Who is spoken of badly", entity, summary.entities_spoken_of("negative"), True),
+    ):
+        if phrases or not optional:
+            rows = [_phrase_row(*phrase) for phrase in phrases]
+            parts += [f"<h2>{heading}</h2>", _table([*head, "texts", "sentiment about it"], rows)]
     parts.append("<h2>Examples</h2>")
-    for text, result in examples:
-        label = escape(result["sentiment"] or "no sentiment")
-        parts.append(f"<article><p><b>{label}</b></p>{highlighted(text, result)}</article>")
+    for text, row in examples:
+        label = escape(row["sentiment"] or "no sentiment")
+        parts.append(f"<article><p><b>{label}</b></p>{highlighted(text, row)}</article>")
     return PAGE.format(title=escape(title), style=STYLE, body="\n".join(parts))
 
 
@@ -69,27 +72,17 @@ def _table(head, rows):
     return f"<table>{line(head, 'th')}{''.join(line(row, 'td') for row in rows)}</table>"
 
 
-def _bar(counts, whole):
-    """Stripes as wide as the counts' shares, told in words, too."""
-    told = ", ".join(f"{label or 'none'} {n / whole:.0%}" for label, n in counts)
+def _phrase_row(phrase, texts, labels):
+    """The cells of a phrase: its own, the number of texts, and a bar of its sentiments."""
+    return [*map(escape, phrase), f"{texts:,}", _bar([(label, n / texts) for label, n in sorted(labels.items())])]
+
+
+def _bar(shares):
+    """Stripes as wide as each `(label, share)`, and the same in words."""
+    words = escape(", ".join(f"{label} {share:.0%}" for label, share in shares))
     stripes = "".join(
         f'<i class="{label if label in ("negative", "neutral", "positive") else "other"}" '
-        f'style="width: {100 * n / whole:.2f}%"></i>'
-        for label, n in counts
+        f'style="width: {100 * share:.2f}%"></i>'
+        for label, share in shares
     )
-    return f'<div class="bar" role="img" aria-label="{escape(told)}">{stripes}</div><small>{escape(told)}</small>'
-
-
-def _sentiment_rows(sentiments, scored):
-    return [
-        [escape(label or "none"), f"{n:,}", _bar([(label, n)], scored)]
-        for label, n in sorted(sentiments.items(), key=str)
-    ]
-
-
-def _topic_rows(topics):
-    return [[escape(topic), f"{n:,}", _bar(sorted(labels.items(), key=str), n)] for topic, n, labels in topics]
-
-
-def _entity_rows(summary):
-    return [[escape(kind), escape(name), f"{n:,}"] for kind, name, n in summary.top_entities(SHOWN // 2)]
+    return f'<div class="bar" role="img" aria-label="{words}">{stripes}</div><small>{words}</small>'

@@ -1,23 +1,37 @@
 """Scores tables of any size, part by part: what `score.py` does."""
 
+import math
 import os
+from collections.abc import Callable
+from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 from tqdm import tqdm
 
 from tsn.data.files import is_hub_id, reads_once
 from tsn.paths import sha256
+from tsn.scoring.arguments import THRESHOLDS, check_arguments
 from tsn.scoring.parts import Parts, digest, output_names, part_content, split_columns, write_file, write_part
 from tsn.scoring.report import report_page
 from tsn.scoring.rows import read_table, require_column
 from tsn.scoring.summary import Summary
 
 PART_ROWS, PART_CHARACTERS = 500, 4_000_000
+ROW_FORMAT = 3  # raised whenever output rows or their summaries change: old parts cannot be joined with new ones
 
 
-def load(model, onnx_file, threads, device):
-    """The pipeline; int8 on a CPU where the model has it, if `onnx_file` is `"auto"`."""
+def load(model, onnx_file, threads, device, **parameters):
+    """Loads a `TSNPipeline`.
+
+    Args:
+        model: Folder or Hub id.
+        onnx_file: A file in the model's `onnx` folder; `"none"`: PyTorch; `"auto"`: int8 on a CPU if the model has it.
+        threads: Number of CPU threads.
+        device: Such as `"cpu"` or `"cuda:0"`.
+        parameters: Of the pipeline, such as `threshold`.
+    """
     import torch
     from transformers import AutoTokenizer, logging
 
@@ -28,14 +42,14 @@ def load(model, onnx_file, threads, device):
     torch.set_num_threads(threads)
     options = {}
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"--device {device}: there is no such device here")
+        raise ValueError(f"--device {device}: this machine has no such device")
     if onnx_file == "auto" and device == "cpu":
         onnx_file = "model_quantized.onnx" if _has(model, "model_quantized.onnx") else "none"
     if onnx_file not in ("auto", "none"):
         options = {"onnx_file": onnx_file, "num_threads": threads}
     loaded = TSNModel.from_pretrained(model, **options)
     tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-    return TSNPipeline(model=loaded.eval(), tokenizer=tokenizer, device=device)
+    return TSNPipeline(model=loaded.eval(), tokenizer=tokenizer, device=device, **parameters)
 
 
 def _has(model, name):
@@ -48,7 +62,14 @@ def _has(model, name):
 
 
 def score_part(pipe, rows, columns, batch_size, suffix):
-    """Scores rows and `columns` of `split_columns`; returns the bytes of their part's file, and their summary."""
+    """Scores the rows of a part; returns the bytes of its file and the state of its [`Summary`].
+
+    Args:
+        pipe: A `TSNPipeline`.
+        rows, columns: From `tsn.scoring.parts.split_columns`.
+        batch_size: Chunks per forward pass.
+        suffix: Of the output file.
+    """
     results, summary = score_rows(pipe, rows, batch_size), Summary()
     for result in results:
         summary.count(result)
@@ -56,22 +77,22 @@ def score_part(pipe, rows, columns, batch_size, suffix):
 
 
 def score_rows(pipe, rows, batch_size):
-    """Each row's columns with what was found in its text.
+    """Returns the output row of each row: its columns and the pipeline's results for its text.
 
     Args:
         pipe: A `TSNPipeline`.
-        rows: Of `tsn.scoring.rows.read_table`.
-        batch_size: Chunks of a forward pass.
+        rows: From `tsn.scoring.rows.read_table`.
+        batch_size: Chunks per forward pass.
     """
     texts = [row.text for row in rows if row.text is not None]
     try:
-        found = iter(pipe(texts, batch_size=batch_size))
-    except Exception:  # whichever text it was, the others are not to suffer
-        return [_alone(pipe, row) for row in rows]
-    return [_scored(row, None if row.text is None else next(found)) for row in rows]
+        results = iter(pipe(texts, batch_size=batch_size))
+    except Exception:  # one text must not fail the others
+        return [_score_alone(pipe, row) for row in rows]
+    return [_scored(row, None if row.text is None else next(results)) for row in rows]
 
 
-def _alone(pipe, row):
+def _score_alone(pipe, row):
     try:
         return _scored(row, None if row.text is None else pipe(row.text))
     except Exception as error:
@@ -79,21 +100,15 @@ def _alone(pipe, row):
 
 
 def kept_name(name):
-    """What a column of the input is called in the output."""
+    """Name of an input column in the output."""
     return output_names([name])[0]
 
 
 def _scored(row, result):
     columns = dict(zip(output_names(row.columns), row.columns.values()))
     if result is None:
-        return {
-            **columns,
-            "topics": [],
-            "entities": [],
-            "sentiment": None,
-            "sentiment_scores": None,
-            "error": row.error,
-        }
+        no_result = {"topics": [], "entities": [], "sentiment": None, "sentiment_scores": None}
+        return {**columns, **no_result, "error": row.error}
     spans = {key: [_rounded(span) for span in result[key]] for key in ("topics", "entities")}
     sentiment = result["sentiment"]
     scores = {label: round(value, 4) for label, value in sentiment["scores"].items()}
@@ -105,7 +120,7 @@ def _rounded(span):
 
 
 def cut(rows):
-    """Yields lists of `PART_ROWS` rows, or of fewer where their texts are long."""
+    """Yields the rows in lists of `PART_ROWS`, or fewer if their texts are long."""
     part, characters = [], 0
     for row in rows:
         part.append(row)
@@ -117,80 +132,122 @@ def cut(rows):
         yield part
 
 
-def input_rows(path, text_column, split):
-    """The rows of an input, one of which at least has the column."""
-    return require_column(read_table(path, text_column, split), path, text_column)
+def input_rows(name, arguments):
+    """Yields the rows of an input, and fails if none of them has the text column."""
+    rows = read_table(name, arguments.text_column, arguments.split)
+    return require_column(rows, name, arguments.text_column)
 
 
 def score(arguments):
-    """The command; returns the [`Summary`]."""
-    output = Path(arguments.output)
-    if output.suffix not in (".jsonl", ".parquet"):
-        raise ValueError(f"--output must end in .jsonl or .parquet, not {output.name!r}")
-    if not output.parent.is_dir():
-        raise ValueError(f"--output: there is no folder {output.parent}")
-    if arguments.report and not Path(arguments.report).parent.is_dir():
-        raise ValueError(f"--report: there is no folder {Path(arguments.report).parent}")
-    for name, path in (("output", output), ("report", Path(arguments.report or os.devnull))):
-        if any(path.resolve().is_relative_to(Path(other).resolve()) for other in arguments.inputs):
-            raise ValueError(f"--{name} {path} is one of the inputs, or lies in one")
-    if arguments.report and output.resolve() == Path(arguments.report).resolve():
-        raise ValueError("--report and --output are the same file")
-    settings = {"model": fingerprint(arguments.model, arguments.onnx), "device": arguments.device}
-    settings |= {"format": 2}  # of the rows: parts of another one do not go with them
-    settings |= {"batch_size": arguments.batch_size, "text_column": arguments.text_column, "part_rows": PART_ROWS}
-    parts, summary, count = Parts(output, settings), Summary(), 0
-    reading = (arguments.text_column, arguments.split)
-    total, workers = None, arguments.threads
-    on_ray = arguments.engine == "ray"
-    if not on_ray:
-        workers = 1 if arguments.device != "cpu" else workers or os.cpu_count()
-    # To count rows, they are read once more: a data set would be downloaded twice, and a pipe is gone.
+    """Runs the command: checks the options, plans the run, scores what is missing and joins the parts.
+
+    Args:
+        arguments: From `tsn.scoring.arguments.build_parser`.
+
+    Returns:
+        Summary: of all rows, also of those scored by an earlier run.
+
+    Raises:
+        FileNotFoundError, ValueError: an option or an input is wrong; the message says which.
+        WorkerKilled, WorkerFailed: see `tsn.scoring.workers`.
+    """
+    check_arguments(arguments)
+    parts = Parts(Path(arguments.output), run_settings(arguments))
+    plan = plan_run(arguments)
+    count = score_parts(arguments, plan, parts)
+    summary = Summary()
+    for state in parts.summaries(count):
+        summary.add(Summary(state))
+    if arguments.report:
+        examples = parts.examples(count, kept_name(arguments.text_column))
+        page = report_page(summary, examples, ", ".join(Path(name).name for name in arguments.inputs))
+        write_file(Path(arguments.report), page.encode("utf-8", "backslashreplace"))
+    parts.join(count)
+    return summary
+
+
+def run_settings(arguments):
+    """Returns what the output depends on besides the input; parts with other settings are not joined with new ones."""
+    return {
+        "format": ROW_FORMAT,
+        "model": fingerprint(arguments.model, arguments.onnx),
+        "part_rows": PART_ROWS,
+        **{name: getattr(arguments, name) for name in ("device", "batch_size", "text_column", *THRESHOLDS)},
+    }
+
+
+class Plan(NamedTuple):
+    """Who scores a run's rows.
+
+    Attributes:
+        rows: Number of rows in all inputs; None if they can only be read once.
+        workers: Number of processes; None on Ray, where it is as many as the cluster has room for.
+        load: The function that loads a worker's pipeline, given `options`.
+        options: Model, ONNX file, threads of each worker, device.
+    """
+
+    rows: int | None
+    workers: int | None
+    load: Callable
+    options: tuple
+
+
+def plan_run(arguments):
+    """Counts the rows and divides the cores among worker processes; returns a [`Plan`]."""
+    rows, cores, on_ray = None, arguments.threads or os.cpu_count(), arguments.engine == "ray"
+    workers = arguments.threads if on_ray else cores
+    if not on_ray and arguments.device != "cpu":
+        workers = 1  # processes would share the one GPU
+    # Counting reads the inputs once more: a data set would be downloaded twice, and a pipe can be read only once.
     if not any(is_hub_id(name) or reads_once(name) for name in arguments.inputs):
         names = tqdm(arguments.inputs, "counting rows", leave=False)
-        total = sum(1 for name in names for _ in input_rows(name, *reading))
-        workers = workers and min(workers, -(-total // PART_ROWS) or 1)
-    threads = (arguments.threads or os.cpu_count()) if workers == 1 and not on_ray else 1
-    how = (arguments.batch_size, output.suffix)
+        rows = sum(1 for name in names for _ in input_rows(name, arguments))
+        workers = workers and min(workers, max(math.ceil(rows / PART_ROWS), 1))
+    threads = cores if workers == 1 and not on_ray else 1
+    thresholds = {name: getattr(arguments, name) for name in THRESHOLDS if getattr(arguments, name)}
     options = (arguments.model, arguments.onnx, threads, arguments.device)
-    rows = chain.from_iterable(input_rows(name, *reading) for name in arguments.inputs)
+    return Plan(rows, workers, partial(load, **thresholds), options)
+
+
+def score_parts(arguments, plan, parts):
+    """Scores and writes the parts that are not finished yet; returns the number of all parts."""
+    if arguments.engine == "ray":
+        from tsn.scoring.cluster import run_tasks
+    else:
+        from tsn.scoring.workers import run_tasks
+    batch_size, suffix, count = arguments.batch_size, parts.output.suffix, 0
+    rows = chain.from_iterable(input_rows(name, arguments) for name in arguments.inputs)
 
     def unfinished():
         nonlocal count
         for index, part in enumerate(cut(rows)):
             count, rows_digest = index + 1, digest(part)
             if parts.is_finished(index, rows_digest):
-                progress.initial += len(part)  # not of this run's speed
-                progress.n += len(part)
-                progress.last_print_n += len(part)
-                progress.refresh()
+                _skip(progress, len(part))
             else:
-                yield (parts.path(index), len(part), rows_digest), (*split_columns(part, output.suffix), *how)
+                yield (parts.path(index), len(part), rows_digest), (*split_columns(part, suffix), batch_size, suffix)
 
-    if on_ray:
-        from tsn.scoring.cluster import run_tasks
-    else:
-        from tsn.scoring.workers import run_tasks
-    done = run_tasks(unfinished(), load, score_part, options, workers)
-    with tqdm(total=total, desc="scoring", unit=" texts", smoothing=0.02) as progress:
-        for (path, scored, rows_digest), (content, state) in done:
+    with tqdm(total=plan.rows, desc="scoring", unit=" texts", smoothing=0.02) as progress:
+        scored = run_tasks(unfinished(), plan.load, score_part, plan.options, plan.workers)
+        for (path, size, rows_digest), (content, state) in scored:
             write_part(path, content, rows_digest, state)
-            progress.update(scored)
-    for state in parts.summaries(count):
-        summary.add(Summary(state))
-    if arguments.report:
-        shown = parts.examples(count, kept_name(arguments.text_column))
-        page = report_page(summary, shown, ", ".join(Path(name).name for name in arguments.inputs))
-        write_file(Path(arguments.report), page.encode("utf-8", "backslashreplace"))
-    parts.join(count)
-    return summary
+            progress.update(size)
+    return count
+
+
+def _skip(progress, size):
+    """Moves a progress bar on without counting it as speed: an earlier run did this."""
+    progress.initial += size
+    progress.n += size
+    progress.last_print_n += size
+    progress.refresh()
 
 
 def fingerprint(model, onnx_file):
-    """What tells this model from others: the SHA-256 of its files, or its id on the Hub."""
-    folder, found = Path(model), [onnx_file]
+    """Identifies a model: by the SHA-256 of its files if it is a folder, otherwise by its Hub id."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return [onnx_file, str(model)]
     names = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json")
-    for path in (*(folder / name for name in names), *sorted(folder.glob("onnx/*.onnx"))):
-        if path.exists():
-            found.append(f"{path.name} {sha256(path)}")
-    return found if folder.is_dir() else [onnx_file, str(model)]
+    paths = [*(folder / name for name in names), *sorted(folder.glob("onnx/*.onnx"))]
+    return [onnx_file, *(f"{path.name} {sha256(path)}" for path in paths if path.exists())]
