@@ -1,8 +1,10 @@
 """TSN: an encoder that reads a text once, and three heads for topics, named entities and sentiment."""
 
 import inspect
+import os
+import sys
 from dataclasses import dataclass
-from typing import Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 import torch
 from torch import nn
@@ -13,9 +15,20 @@ try:
     from .configuration_tsn import TSNConfig
 except ImportError:  # run from a folder of plain files: scripts, accelerate, pytest
     from configuration_tsn import TSNConfig
+if __package__:  # transformers does not tell the package of its modules, where pickling by name looks for them
+    setattr(sys.modules[__package__], __name__.rpartition(".")[2], sys.modules[__name__])
+if TYPE_CHECKING:  # with this file transformers fetches those that it names; the pipeline's are needed to save a model
+    from .chunking_tsn import encode_chunks  # noqa: F401
+    from .pipeline_tsn import TSNPipeline  # noqa: F401
+    from .tagging_tsn import TagScheme
 
 LOSSES = {"topic": "topic", "ner": "ner", "sentiment": "sentiment", "topic_sentiment": "sentiment"}
-"""Each loss, and the key of `config.loss_weights` that it is weighed by."""
+"""Each loss, and the key of its weight in `config.loss_weights`."""
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    # torch's threads do not survive a fork: a forked process would wait for them forever. Torch's own DataLoader does
+    # the same in its workers.
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 @dataclass
@@ -23,14 +36,14 @@ class TSNOutput(ModelOutput):
     """Output of [`TSNModel`].
 
     Args:
-        loss: Weighted sum of the losses that were given labels; scalar.
+        loss: Weighted sum of the losses whose labels were given; scalar.
         topic_logits: `(batch, tokens, topic tags)`.
         ner_logits: `(batch, tokens, entity tags)`.
         sentiment_logits: `(batch, classes)`.
-        topic_sentiment_logits: `(batch, tokens, classes)`, of the head for the sentiment of topics. That of a topic is
-            read from their mean over its words. Without such a head, the sentiment head read at each token; with `cls`
-            pooling, what it reads of the text, at every token.
-        topic_loss, ner_loss, sentiment_loss, topic_sentiment_loss: Each one's own mean cross-entropy in nats, before
+        topic_sentiment_logits: `(batch, tokens, classes)`; their mean over the words of a topic is the topic's
+            sentiment. From the head for it or, in a model without one, from the sentiment head at each token; with
+            `cls` pooling that is the text's sentiment, repeated for every token.
+        topic_loss, ner_loss, sentiment_loss, topic_sentiment_loss: Mean cross-entropy of each in nats, before
             weighting; scalars.
         hidden_states: The backbone's, each `(batch, tokens, hidden)`, on demand.
         attentions: The backbone's, each `(batch, heads, tokens, tokens)`, on demand.
@@ -70,15 +83,15 @@ class TSNModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _keys_to_ignore_on_load_unexpected = [r"^backbone\.pooler\."]
-    # The loss is a mean over labels: the trainer, not the model, has to divide by accumulation steps.
+    # The loss is a mean over labels, so the trainer has to divide by the number of accumulation steps, not the model.
     accepts_loss_kwargs = False
+    HEADS = ("topic_head", "ner_head", "sentiment_head", "topic_sentiment_head")
 
     def __init__(self, config: TSNConfig, backbone: Optional[PreTrainedModel] = None):
         super().__init__(config)
-        # The backbone decides itself which attention it supports unless the user chose one.
         self.backbone = _new_backbone(config.backbone_config) if backbone is None else backbone
         if getattr(self.backbone, "pooler", None) is not None:
-            self.backbone.pooler = None  # no head reads it, and parameters without a gradient stop DDP
+            self.backbone.pooler = None  # no head reads it, and DDP fails on parameters without a gradient
         self._no_split_modules = self.backbone._no_split_modules
         self._backbone_arguments = frozenset(inspect.signature(self.backbone.forward).parameters)
         self.dropout = nn.Dropout(config.head_dropout)
@@ -87,36 +100,46 @@ class TSNModel(PreTrainedModel):
         self.sentiment_head = nn.Linear(config.hidden_size, len(config.sentiment_labels))
         if config.topic_sentiment_head:
             self.topic_sentiment_head = nn.Linear(config.hidden_size, len(config.sentiment_labels))
+        self._quantized = getattr(config, "quantization_config", None) is not None
+        if self._quantized:
+            # Every quantization of transformers leaves these as they are: they are small, and what the model answers
+            # depends on them directly. Not declared for the class, as they would then stay fp32 in an fp16 model.
+            self._keep_in_fp32_modules = [name for name in self.HEADS if hasattr(self, name)]
         self.post_init()
 
     @classmethod
-    def from_backbone(cls, backbone, load_options=None, **config_kwargs):
+    def from_backbone(
+        cls, backbone: str | os.PathLike, load_options: Optional[dict] = None, **config_kwargs: Any
+    ) -> "TSNModel":
         """A model with a pretrained encoder and new heads, to be trained.
 
         Args:
-            backbone: Hub id or folder of an encoder. Its own code, if it brings any, is never run.
-            load_options: How to load the encoder: options of `from_pretrained`, such as `quantization_config`.
+            backbone: Hub id or folder of an encoder. Custom code in it is never run.
+            load_options: Options of `from_pretrained` for the encoder, such as `quantization_config`.
             config_kwargs: Arguments of [`TSNConfig`].
         """
         fixed = {"use_safetensors": True, "trust_remote_code": False, "dtype": torch.float32}
         encoder = AutoModel.from_pretrained(backbone, **{**(load_options or {}), **fixed})
         attention = encoder.config._attn_implementation
         config = TSNConfig(backbone_config=encoder.config, **config_kwargs)
-        # Making our configuration unset it, and without it transformers 5 leaves out the mask.
+        # TSNConfig unsets it, and without it transformers 5 ignores the attention mask.
         config.backbone_config._attn_implementation = attention
         return cls(config, encoder)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
-        """As in transformers, but from safetensors only, and weights that the checkpoint lacks are an error.
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike | None, *model_args: Any, **kwargs: Any
+    ) -> Any:
+        """As in transformers, but from safetensors only, and a checkpoint with missing weights is an error.
 
         With `onnx_file="model_quantized.onnx"`, or another file of the checkpoint's `onnx` folder, the result is a
-        [`TSNOnnxModel`], which also takes `num_threads` and `providers`; so can `pipeline(..., model_kwargs=...)`.
+        [`TSNOnnxModel`], which also takes `num_threads` and `providers`; likewise in
+        `pipeline(..., model_kwargs=...)`.
 
         Raises:
-            ValueError: the checkpoint lacks weights of the model. transformers would draw them at random, and the
-                model would answer at random without a word.
-            OSError: there is no `model.safetensors`, or it is damaged.
+            ValueError: the checkpoint lacks some of the model's weights. transformers would initialize them randomly,
+                and the model would silently give random answers.
+            OSError: `model.safetensors` is missing or damaged.
         """
         if "onnx_file" in kwargs:
             return _onnx_model(cls, pretrained_model_name_or_path, kwargs)
@@ -136,8 +159,8 @@ class TSNModel(PreTrainedModel):
         if missing:
             raise ValueError(
                 f"The checkpoint {pretrained_model_name_or_path} lacks {len(missing)} of the model's weights "
-                f"({', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}). It is damaged or of another model; "
-                "to train new heads on an encoder, use TSNModel.from_backbone or train.py."
+                f"({', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}). It is damaged or belongs to "
+                "another model; to train new heads on an encoder, use TSNModel.from_backbone or train.py."
             )
         return (model, info) if wants_info else model
 
@@ -167,7 +190,7 @@ class TSNModel(PreTrainedModel):
         Args:
             input_ids: `(batch, tokens)`, or `inputs_embeds`: `(batch, tokens, hidden)`.
             attention_mask: `(batch, tokens)`, 1 for tokens to read and 0 for padding; all ones if None.
-            token_type_ids, position_ids: `(batch, tokens)`; not used where the backbone knows none.
+            token_type_ids, position_ids: `(batch, tokens)`; ignored if the backbone has no such input.
             topic_labels: `(batch, tokens)` indices into `config.topic_labels`, -100 where there is no label.
             ner_labels: `(batch, tokens)` indices into `config.ner_labels`, -100 where there is no label.
             sentiment_labels: `(batch,)` indices into `config.sentiment_labels`, -100 where there is no label.
@@ -177,8 +200,8 @@ class TSNModel(PreTrainedModel):
                 them if None. See [`summed_marginal_cross_entropy`].
 
         Returns:
-            [`TSNOutput`], or a tuple of its values that are not None with `return_dict=False`. `loss` is
-            None where no labels were given; labels that are all -100 add 0.
+            [`TSNOutput`], or with `return_dict=False` a tuple of its values that are not None. `loss` is None if no
+            labels were given; labels that are all -100 add 0.
         """
         return_dict = self.config.return_dict if return_dict is None else return_dict
         optional = {"token_type_ids": token_type_ids, "position_ids": position_ids}
@@ -196,6 +219,8 @@ class TSNModel(PreTrainedModel):
             **{k: v for k, v in optional.items() if v is not None and k in self._backbone_arguments},
         )
         hidden = outputs.last_hidden_state  # (batch, tokens, hidden)
+        if self._quantized:  # the heads may be in another dtype
+            hidden = hidden.to(self.sentiment_head.weight.dtype)  # (batch, tokens, hidden)
         tokens = self.dropout(hidden)  # (batch, tokens, hidden)
         topic_logits = self.topic_head(tokens)  # (batch, tokens, topic tags)
         ner_logits = self.ner_head(tokens)  # (batch, tokens, entity tags)
@@ -204,7 +229,7 @@ class TSNModel(PreTrainedModel):
         if self.config.topic_sentiment_head:
             topic_sentiment_logits = self.topic_sentiment_head(tokens)  # (batch, tokens, classes)
         elif self.config.pooling == "mean":
-            # The head is linear: their mean over all tokens is the logits of the text.
+            # The head is linear: the mean over all tokens gives the logits of the text.
             topic_sentiment_logits = self.sentiment_head(tokens)  # (batch, tokens, classes)
         else:
             topic_sentiment_logits = sentiment_logits[:, None].expand(-1, hidden.shape[1], -1)
@@ -243,7 +268,7 @@ def _new_backbone(config):
         return AutoModel.from_config(config, dtype=torch.get_default_dtype())
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
         raise ValueError(
-            f"backbone_config makes no {config.model_type!r} ({type(error).__name__}: {error})"
+            f"no {config.model_type!r} encoder can be built from backbone_config ({type(error).__name__}: {error})"
         ) from error
 
 
@@ -260,7 +285,7 @@ def _onnx_model(cls, name_or_path, kwargs):
 
 
 def _mean_cross_entropy(logits, labels, annotated_types=None, scheme=None):
-    """Mean over the labels that are not -100; 0, with a gradient of 0, where there is none. None without labels."""
+    """Mean over the labels that are not -100; 0, with a gradient of 0, if there are none. None without labels."""
     if labels is None:
         return None
     if annotated_types is None:
@@ -270,7 +295,7 @@ def _mean_cross_entropy(logits, labels, annotated_types=None, scheme=None):
     return total / (labels != -100).sum().clamp(min=1)
 
 
-def summed_cross_entropy(logits, labels):
+def summed_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Cross-entropy in nats, summed over the labels that are not -100.
 
     Args:
@@ -281,10 +306,12 @@ def summed_cross_entropy(logits, labels):
     return nn.functional.cross_entropy(logits, labels.flatten(), ignore_index=-100, reduction="sum")  # ()
 
 
-def summed_marginal_cross_entropy(logits, labels, annotated_types, scheme):
-    """Cross-entropy in nats of tags where some rows have only some entity types annotated.
+def summed_marginal_cross_entropy(
+    logits: torch.Tensor, labels: torch.Tensor, annotated_types: torch.Tensor, scheme: "TagScheme"
+) -> torch.Tensor:
+    """Cross-entropy in nats of entity tags, for rows that have only some of the entity types annotated.
 
-    In such a row a word labelled `O` is an entity of no annotated type, but may be one of another type. Its loss is
+    In such a row a word labelled `O` is no entity of an annotated type, but may be one of another type. Its loss is
     the negative log of the probability of `O` or any tag of a type that is not annotated (Greenberg et al. 2018,
     "Marginal Likelihood Training of BiLSTM-CRF for Biomedical Named Entity Recognition from Disjoint Label Sets").
 
@@ -297,13 +324,14 @@ def summed_marginal_cross_entropy(logits, labels, annotated_types, scheme):
     Returns:
         The sum over the labels that are not -100; scalar.
     """
-    logits = logits.float()
+    logits = logits.float()  # (batch, tokens, tags)
     outside = scheme.labels.index("O")
     tag_types = torch.as_tensor(scheme.tag_types, device=logits.device)  # (tags,); -1 for O
-    # `O` itself, and every tag of a type that the row leaves open
-    open_tags = ~annotated_types[:, tag_types.clamp(min=0)] | (tag_types == -1)  # (batch, tags)
+    is_outside = tag_types == -1  # (tags,)
+    # The tags that a word labelled `O` may have: `O` itself, and those of the types that its row does not annotate.
+    possible = ~annotated_types.bool()[:, tag_types.clamp(min=0)] | is_outside  # (batch, tags)
     log_probs = logits.log_softmax(-1)  # (batch, tokens, tags)
-    of_label = log_probs.gather(-1, labels.clamp(min=0)[..., None])[..., 0]  # (batch, tokens)
-    of_open = log_probs.masked_fill(~open_tags[:, None], -torch.inf).logsumexp(-1)  # (batch, tokens)
-    chosen = torch.where(labels == outside, of_open, of_label)  # (batch, tokens)
-    return -chosen.masked_fill(labels == -100, 0.0).sum()  # ()
+    of_possible = log_probs.masked_fill(~possible[:, None], -torch.inf).logsumexp(-1)  # (batch, tokens)
+    # The labels that name one tag count as in plain cross-entropy; -100, ignored there, also covers the others.
+    total = summed_cross_entropy(logits, labels.masked_fill(labels == outside, -100))  # ()
+    return total - of_possible.masked_fill(labels != outside, 0.0).sum()  # ()

@@ -1,5 +1,6 @@
 """The pipeline: text in; topics, sentiment and entities with their offsets out."""
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Optional
 
@@ -33,6 +34,8 @@ except ImportError:  # run from a folder of plain files: scripts, accelerate, py
     )
     from onnx_tsn import OUTPUTS, TSNOnnxModel
     from tagging_tsn import Chunks, Span, TextAnalysis, group_means, ranges, softmax, without_overlaps
+if __package__:  # transformers does not tell the package of its modules, where pickling by name looks for them
+    setattr(sys.modules[__package__], __name__.rpartition(".")[2], sys.modules[__name__])
 
 LOOK_AHEAD = 16  # batches whose chunks are sorted by length together
 CHUNK_CHARACTERS = 300  # length of a full chunk of 50 words in most languages; bounds what is read ahead
@@ -111,6 +114,9 @@ class TSNPipeline(ChunkPipeline):
             self._scheme_config = config
             self._schemes = {"topics": config.topic_scheme(), "entities": config.entity_scheme()}
         return self._schemes
+
+    def __getstate__(self):
+        return {**self.__dict__, "call_count": 0}  # datasets caches by a hash of this
 
     def save_pretrained(self, save_directory, **kwargs):
         """As in transformers, and also copies this file when the model came from a Hub folder."""

@@ -1,4 +1,4 @@
-"""Exports a TSN checkpoint to ONNX, quantizes it to int8 and checks that it is as accurate as before.
+"""Exports a TSN checkpoint to ONNX, quantizes it to int8 and checks that it is still accurate.
 
     python quantize.py CHECKPOINT --output_dir out
     python quantize.py . --output_dir out --eval_file ../shared/data/validation.parquet --mixed_precision auto
@@ -9,7 +9,7 @@
     pipeline("topic-sentiment-ner", model="out", trust_remote_code=True,
              model_kwargs={"onnx_file": "model_quantized.onnx"})
 
-With --eval_file, no head's main metric may fall by more than --max_drop; otherwise nothing is written.
+With --eval_file, nothing is written if a head's main metric falls by more than --max_drop.
 """
 
 import argparse
@@ -26,21 +26,21 @@ def main(argv=None):
     parser.add_argument(
         "--preset", default="auto", choices=["auto", *PRESETS], help="processor to quantize for (default: this one)"
     )
-    parser.add_argument("--eval_file", nargs="+", help="annotated data that fp32 and int8 are measured on")
+    parser.add_argument("--eval_file", nargs="+", help="annotated data to measure fp32 and int8 on")
     parser.add_argument(
         "--max_drop",
         type=float,
         default=0.005,
-        help="what a head's main metric may lose at most, absolute (default: 0.005)",
+        help="largest allowed drop of a head's main metric, absolute (default: 0.005)",
     )
     parser.add_argument(
         "--mixed_precision",
         default="none",
         choices=["none", "auto"],
-        help="auto: if the gate does not hold, leave in fp32 as few layers as it takes, the largest errors first",
+        help="auto: if a metric falls too far, leave as few layers in fp32 as needed, largest errors first",
     )
     parser.add_argument(
-        "--calibration_file", help="texts to measure activation ranges on, for static scales (default: dynamic ones)"
+        "--calibration_file", help="texts to measure activation ranges on, for static scales (default: dynamic scales)"
     )
     arguments = parser.parse_args(argv)
     if arguments.mixed_precision == "auto" and not arguments.eval_file:

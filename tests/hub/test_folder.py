@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import pipeline
 
+import configuration_tsn
 from modeling_tsn import TSNModel
 from pipeline_tsn import TSNPipeline
 from tests.conftest import ROOT, TEXTS, make_model, make_tokenizer
@@ -31,7 +32,7 @@ INPUTS = [*TEXTS, "", " ".join(TEXTS)]
 
 # One process does all of it, as it takes seconds to import torch. Each step answers with its result or its error.
 SCRIPT = """
-import importlib.util, json, socket, sys
+import builtins, importlib.util, json, socket, sys
 
 def no_network(*args, **kwargs):
     raise AssertionError("the network was asked for")
@@ -62,12 +63,30 @@ def resave():
     before, after = model.state_dict(), again.state_dict()
     return list(before) == list(after) and all(torch.equal(before[name], after[name]) for name in before)
 
+def resave_with_tokenizer():
+    AutoModel.from_pretrained(plan["hub"], trust_remote_code=True).save_pretrained(plan["together"])
+    AutoTokenizer.from_pretrained(plan["hub"]).save_pretrained(plan["together"])
+    return run(plan["together"])
+
+def alone():
+    asked = []
+    builtins.input = lambda prompt="": asked.append(prompt) or "n"
+    model = AutoModel.from_pretrained(plan["hub"], trust_remote_code=True)
+    tokenizer = AutoTokenizer.from_pretrained(plan["hub"])
+    output = model(**tokenizer("The screen is great.", return_tensors="pt"))
+    assert not asked, asked
+    config = AutoConfig.from_pretrained(plan["hub"], trust_remote_code=True)
+    assert type(config).__module__.startswith("transformers_modules.")  # the folder's own code all the same
+    return list(output.sentiment_logits.shape)
+
 def resave_pipeline():
     pipeline(task, model=plan["hub"], trust_remote_code=True).save_pretrained(plan["repiped"])
     return run(plan["repiped"])
 
 steps = {"hub": lambda: run(plan["hub"]), "batches": lambda: run(plan["hub"], batch_size=4, num_workers=1),
-         "copy": lambda: run(plan["copy"]), "resave": resave, "resave_pipeline": resave_pipeline,
+         "alone": alone, "copy": lambda: run(plan["copy"]), "resave": resave,
+         "resave_with_tokenizer": resave_with_tokenizer, "resave_pipeline": resave_pipeline,
+         "plain": lambda: run(plan["plain"]), "new_heads": lambda: run(plan["new_heads"]),
          **{name: lambda folder=folder: run(folder) for name, folder in plan["broken"].items()}}
 answers = {}
 for name, step in steps.items():
@@ -78,6 +97,13 @@ for name, step in steps.items():
     print("END OF", name, file=sys.stderr)
 print("ANSWERS" + json.dumps(answers))
 """
+
+
+def check_code_references(folder):
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    assert config["auto_map"] == {"AutoConfig": "configuration_tsn.TSNConfig", "AutoModel": "modeling_tsn.TSNModel"}
+    impl = {"impl": "pipeline_tsn.TSNPipeline", "pt": ["AutoModel"], "type": "text"}
+    assert config["custom_pipelines"] == {"topic-sentiment-ner": impl}
 
 
 def edit_json(path, **values):
@@ -109,7 +135,7 @@ def broken_folders(hub, base):
 
 
 @pytest.fixture(scope="module")
-def fresh(hub_folder, tmp_path_factory):
+def fresh(hub_folder, backbone_folder, tmp_path_factory):
     """Answers of a fresh process, by step."""
     base = tmp_path_factory.mktemp("fresh")
     for name in ("cwd", "broken"):
@@ -119,8 +145,15 @@ def fresh(hub_folder, tmp_path_factory):
         "copy": base / "a copy, v1.0",
         "resaved": base / "resaved",
         "repiped": base / "repiped",
+        "together": base / "together",
+        "plain": base / "plain",
+        "new_heads": base / "new_heads",
     }
     shutil.copytree(hub_folder, folders["copy"])
+    TSNModel.from_pretrained(hub_folder).save_pretrained(folders["plain"])
+    TSNModel.from_backbone(str(backbone_folder)).save_pretrained(folders["new_heads"])
+    for name in ("plain", "new_heads"):
+        make_tokenizer().save_pretrained(folders[name])
     plan = {name: str(folder) for name, folder in folders.items()}
     plan |= {"texts": INPUTS, "broken": broken_folders(hub_folder, base / "broken")}
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "TRANSFORMERS_", "PYTHON"))}
@@ -147,11 +180,19 @@ def expected(hub_folder):
     return TSNPipeline(model, tokenizer)(INPUTS)
 
 
-@pytest.mark.parametrize("step", ["hub", "batches", "copy", "resave_pipeline"])
+@pytest.mark.parametrize("step", ["hub", "batches", "copy", "plain", "resave_with_tokenizer", "resave_pipeline"])
 def test_a_fresh_process_gives_the_same(fresh, expected, step):
     assert isinstance(fresh[step], list), fresh[step]
     assert_same(fresh[step], expected)
     assert any(result["entities"] for result in fresh[step])
+
+
+def test_new_heads_saved_with_a_tokenizer_load(fresh):
+    assert isinstance(fresh["new_heads"], list) and len(fresh["new_heads"]) == len(INPUTS), fresh["new_heads"]
+
+
+def test_the_model_alone_asks_nothing(fresh):
+    assert fresh["alone"] == [1, 3], fresh["alone"]
 
 
 def test_nothing_is_warned_of(fresh):
@@ -162,13 +203,20 @@ def test_nothing_is_warned_of(fresh):
 
 def test_a_loaded_model_saves_again(fresh):
     assert fresh["resave"] is True, fresh["resave"]
-    for name in ("resaved", "repiped"):
+    for name in ("resaved", "repiped", "together", "plain", "new_heads"):
         folder = fresh["folders"][name]
-        config = json.loads((folder / "config.json").read_text("utf-8"))
-        assert config["auto_map"]["AutoModel"].endswith("modeling_tsn.TSNModel")
-        assert {"configuration_tsn.py", "modeling_tsn.py", "tagging_tsn.py"} <= {
-            path.name for path in folder.iterdir()
-        }
+        check_code_references(folder)
+        for file in CODE:
+            assert (folder / file).read_bytes() == (ROOT / file).read_bytes()
+
+
+def test_a_model_saved_into_the_folder_of_its_code_leaves_the_code(hub_folder, tmp_path, monkeypatch):
+    """As `model.save_pretrained(".")` in a clone does."""
+    shutil.copytree(hub_folder, tmp_path / "clone")
+    monkeypatch.setattr(configuration_tsn, "__file__", str(tmp_path / "clone" / "configuration_tsn.py"))
+    TSNModel.from_pretrained(hub_folder).save_pretrained(tmp_path / "clone")
+    for file in CODE:
+        assert (tmp_path / "clone" / file).read_bytes() == (ROOT / file).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -199,12 +247,9 @@ def test_files_of_the_folder(hub_folder):
 
 
 def test_configuration_of_the_folder(hub_folder):
-    text = (hub_folder / "config.json").read_text("utf-8")
-    config = json.loads(text)
+    check_code_references(hub_folder)
+    config = json.loads((hub_folder / "config.json").read_text("utf-8"))
     assert config["model_type"] == "tsn" and config["architectures"] == ["TSNModel"]
-    assert config["auto_map"] == {"AutoConfig": "configuration_tsn.TSNConfig", "AutoModel": "modeling_tsn.TSNModel"}
-    impl = {"impl": "pipeline_tsn.TSNPipeline", "pt": ["AutoModel"], "type": "text"}
-    assert config["custom_pipelines"] == {"topic-sentiment-ner": impl}
     assert config.get("dtype", config.get("torch_dtype")) == "float32"
     assert config["backbone_config"]["model_type"] == "bert"
     tokenizer = json.loads((hub_folder / "tokenizer_config.json").read_text("utf-8"))

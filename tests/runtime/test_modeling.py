@@ -1,10 +1,15 @@
 """`modeling_tsn.py`: outputs and losses against plain torch, and every way to run the model, on two encoders."""
 
+import math
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.nn import functional
 
-from modeling_tsn import TSNModel
+from modeling_tsn import TSNModel, summed_cross_entropy, summed_marginal_cross_entropy
+from tagging_tsn import TagScheme, bioes_labels
 from tests.conftest import TEXTS, make_model
 
 HEADS = ("topic", "ner", "sentiment", "topic_sentiment")
@@ -233,6 +238,78 @@ def test_a_wrong_class_is_an_error(model, inputs):
         model(**inputs, sentiment_labels=torch.tensor([0, 1, 3]))
 
 
+SCHEMES = {
+    "BIOES": TagScheme(bioes_labels(["PER", "LOC", "ORG"]), "BIOES"),
+    "IO": TagScheme(["PER", "LOC", "O", "ORG"], "IO"),  # O need not come first
+}
+
+
+def marginal_by_hand(logits, labels, annotated, scheme):
+    """The loss from its definition, in plain Python: a word labelled O may have any tag of a type that is open."""
+    total = 0.0
+    for row, row_labels, row_annotated in zip(logits.tolist(), labels.tolist(), annotated.tolist()):
+        known = {name for name, there in zip(scheme.types, row_annotated) if there}
+        for values, label in zip(row, row_labels):
+            if label == -100:
+                continue
+            tags = [scheme.labels[label]]
+            if tags == ["O"]:
+                tags += [tag for tag in scheme.labels if tag != "O" and tag.rpartition("-")[2] not in known]
+            share = sum(math.exp(values[scheme.labels.index(tag)]) for tag in tags) / sum(map(math.exp, values))
+            total -= math.log(share)
+    return total
+
+
+@given(
+    kind=st.sampled_from(sorted(SCHEMES)),
+    seed=st.integers(0, 10**6),
+    shape=st.tuples(st.integers(1, 4), st.integers(1, 6)),
+    scale=st.sampled_from([0.1, 3.0, 30.0]),
+)
+def test_the_loss_of_partly_annotated_entities(kind, seed, shape, scale):
+    scheme, generator = SCHEMES[kind], torch.Generator().manual_seed(seed)
+    logits = scale * torch.randn(*shape, len(scheme.labels), generator=generator)
+    logits.requires_grad_()
+    labels = torch.randint(0, len(scheme.labels), shape, generator=generator)
+    chance = torch.rand(shape, generator=generator)
+    labels = labels.masked_fill(chance < 0.5, scheme.labels.index("O")).masked_fill(chance < 0.2, -100)
+    annotated = torch.rand(shape[0], 3, generator=generator) < 0.5
+    loss = summed_marginal_cross_entropy(logits, labels, annotated, scheme)
+    expected = marginal_by_hand(logits.detach().double(), labels, annotated, scheme)
+    assert loss.item() == pytest.approx(expected, rel=1e-5, abs=1e-4)
+    loss.backward()
+    assert logits.grad.isfinite().all() and (logits.grad[labels == -100] == 0).all()
+    everything = torch.ones_like(annotated)
+    plain = summed_cross_entropy(logits, labels)
+    torch.testing.assert_close(summed_marginal_cross_entropy(logits, labels, everything, scheme), plain)
+    torch.testing.assert_close(summed_marginal_cross_entropy(logits, labels, everything.long(), scheme), plain)
+
+
+@pytest.mark.parametrize("scheme", ["BIOES", "IO"])
+def test_entities_that_are_not_annotated_are_not_unlearnt(tokenizer, inputs, scheme):
+    """Through the model: labels that leave a type open neither raise nor lower its tags beside O."""
+    model = make_model("bert", len(tokenizer), ner_scheme=scheme)
+    labels = torch.where(inputs["attention_mask"].bool(), 0, -100)  # nothing but O
+    annotated = torch.tensor([[True, False, True, True]] * len(labels))  # without LOC
+    output = model(**inputs, ner_labels=labels, annotated_entity_types=annotated)
+    by_hand = marginal_by_hand(output.ner_logits.detach().double(), labels, annotated, model.config.entity_scheme())
+    assert output.ner_loss.item() == pytest.approx(by_hand / (labels == 0).sum().item(), rel=1e-5)
+    assert output.ner_loss < model(**inputs, ner_labels=labels).ner_loss
+    (gradient,) = torch.autograd.grad(output.ner_loss, model.ner_head.bias)
+    for tag, value in zip(model.config.ner_labels, gradient.tolist()):
+        assert value < 0 if tag == "O" or tag.endswith("LOC") else value > 0  # a step downhill raises O and LOC
+    for annotation in (None, torch.ones_like(annotated)):
+        same = model(**inputs, ner_labels=labels, annotated_entity_types=annotation).ner_loss
+        torch.testing.assert_close(same, model(**inputs, ner_labels=labels).ner_loss)
+
+
+def test_a_label_outside_the_tags_is_an_error_also_where_types_are_open():
+    logits, annotated = torch.zeros(1, 2, 13), torch.tensor([[True, False, True]])
+    for wrong in (-1, 13):
+        with pytest.raises((IndexError, RuntimeError)):
+            summed_marginal_cross_entropy(logits, torch.tensor([[0, wrong]]), annotated, SCHEMES["BIOES"])
+
+
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_gradient_checkpointing_gives_the_same_gradients(model, inputs, reentrant):
     labels, calls = random_labels(inputs, model), []
@@ -283,6 +360,14 @@ def test_compiled(model, inputs):
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     with torch.no_grad():
         assert_same_logits(compiled(**inputs), model(**inputs), tolerance=1e-6)
+
+
+@pytest.mark.slow
+def test_compiled_with_labels(model, inputs):
+    annotated = torch.tensor([[True, False, True, True]] * len(inputs["input_ids"]))
+    labels = random_labels(inputs, model) | {"annotated_entity_types": annotated}
+    compiled = torch.compile(model, backend="eager")
+    torch.testing.assert_close(compiled(**inputs, **labels).loss, model(**inputs, **labels).loss)
 
 
 @pytest.mark.slow

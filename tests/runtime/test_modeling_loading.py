@@ -6,11 +6,12 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel
+from transformers import AutoModel, BitsAndBytesConfig, pipeline
 
 from modeling_tsn import TSNModel
 from tests.conftest import make_model
 from tests.runtime.test_modeling import logits, tokenized
+from tsn.hub.folder import write_hub_folder
 
 
 @pytest.fixture
@@ -123,6 +124,47 @@ def test_from_backbone_takes_the_encoder_as_it_is(backbone_folder, inputs):
     assert model.config.pooling == "cls" and output.ner_logits.shape[-1] == 5
     for head in (model.topic_head, model.ner_head, model.sentiment_head):
         assert 0.005 < head.weight.std() < 0.05 and (head.bias == 0).all()  # initializer_range is 0.02
+
+
+def quantized(bits, **options):
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    config = BitsAndBytesConfig(load_in_8bit=bits == 8, load_in_4bit=bits == 4, **options)
+    return config, {8: bitsandbytes.nn.Linear8bitLt, 4: bitsandbytes.nn.Linear4bit}[bits]
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@both_paths
+def test_quantized_encoders_keep_whole_heads(tokenizer, inputs, tmp_path, bits, dtype, load):
+    config, linear = quantized(bits)
+    model = make_model("bert", len(tokenizer), topic_sentiment_head=True)
+    write_hub_folder(model, tokenizer, tmp_path)
+    loaded = load(tmp_path, quantization_config=config, dtype=dtype).eval()
+    heads = {name: module for name, module in loaded.named_modules() if name.endswith("_head")}
+    assert len(heads) == 4 and {type(head) for head in heads.values()} == {torch.nn.Linear}
+    for name, head in heads.items():
+        torch.testing.assert_close(head.weight.float(), getattr(model, name).weight, atol=0.02, rtol=0.01)
+    encoder = [m for m in loaded.backbone.modules() if isinstance(m, torch.nn.Linear)]
+    assert len(encoder) == 12 and {type(m) for m in encoder} == {linear}
+    for a, b in zip(logits(loaded(**inputs)), logits(model(**inputs))):
+        assert (a.float() - b).abs().mean() < 0.5  # rounded, not random
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_heads_stay_whole_beside_what_the_user_leaves_out(hub_folder, inputs, tmp_path, bits):
+    config, linear = quantized(bits, llm_int8_skip_modules=["query"])
+    options = {"quantization_config": config}
+    pipe = pipeline("topic-sentiment-ner", model=str(hub_folder), trust_remote_code=True, model_kwargs=options)
+    kinds = {n.rpartition(".")[2]: type(m) for n, m in pipe.model.named_modules() if isinstance(m, torch.nn.Linear)}
+    assert kinds["query"] is kinds["topic_head"] is kinds["ner_head"] is kinds["sentiment_head"] is torch.nn.Linear
+    assert kinds["key"] is linear
+    pipe.model.save_pretrained(tmp_path)  # with its quantization
+    again = load_remote(tmp_path, dtype=torch.float32)
+    assert (
+        type(again.sentiment_head) is torch.nn.Linear
+        and type(again.backbone.encoder.layer[0].attention.self.key) is linear
+    )
+    assert all(torch.equal(a, b) for a, b in zip(logits(again(**inputs)), logits(pipe.model(**inputs))))
 
 
 def test_resized_embeddings_are_saved(model, inputs, tmp_path):

@@ -1,16 +1,25 @@
 """`onnx_tsn.py`: the same answers as torch, int8 answers that no neighbour changes, and errors that say what to do."""
 
+import copy
+import json
+import os
+import pickle
 import shutil
+import subprocess
+import sys
 
+import datasets
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
+from datasets.fingerprint import Hasher
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, pipeline
 
+from configuration_tsn import RUNTIME_FILES
 from modeling_tsn import TSNModel
 from onnx_tsn import OUTPUTS, TSNOnnxModel
 from pipeline_tsn import TSNPipeline
@@ -19,6 +28,34 @@ from tests.runtime.test_chunking import nasty_texts
 from tests.runtime.test_pipeline import assert_same
 
 TASK = "topic-sentiment-ner"
+FILES = ["model_quantized.onnx", "model.onnx"]
+# What gunicorn --preload does: load and use it, fork, use it in the child, leave by sys.exit. Each with two threads.
+FORKING = """
+import json, os, sys, time
+import torch
+from transformers import pipeline
+folder, file, texts = json.load(sys.stdin)
+torch.set_num_threads(2)
+if file == "torch":  # a sum over so much is shared among threads
+    torch.ones(2**22).sum()
+options = {} if file == "torch" else {"model_kwargs": {"onnx_file": file, "num_threads": 2}}
+pipe = pipeline("topic-sentiment-ner", model=folder, trust_remote_code=True, **options)
+expected = pipe(texts, batch_size=4)
+for used in (True, False):
+    child = os.fork()
+    if not child:
+        if file == "torch":
+            torch.ones(2**22).sum()
+        sys.exit(0 if not used or pipe(texts, batch_size=4) == expected else 3)
+    end = time.monotonic() + 120
+    while (status := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() < end:
+        time.sleep(0.05)
+    if status[0] == 0:
+        os.kill(child, 9)
+        sys.exit(f"a forked process that {'used' if used else 'did not use'} the pipeline hangs")
+    assert os.waitstatus_to_exitcode(status[1]) == 0, status
+assert pipe(texts, batch_size=4) == expected  # the parent's own goes on
+"""
 
 
 @pytest.fixture(scope="module")
@@ -91,17 +128,102 @@ def test_pipeline_loads_it_by_name(onnx_folder):
     assert_same([pipe(text) for text in TEXTS], expected)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("file", [*FILES, "torch"])
+def test_it_answers_in_a_forked_process(onnx_folder, tmp_path, file):
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"} | {"HF_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", FORKING],
+        input=json.dumps([str(onnx_folder), file, TEXTS * 3]),
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def loaded(folder, file):
+    options = {"onnx_file": file, "num_threads": 2}
+    return pipeline(TASK, model=str(folder), trust_remote_code=True, model_kwargs=options)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_it_can_be_pickled_and_copied(onnx_folder, file):
+    pipe = loaded(onnx_folder, file)
+    expected = pipe(TEXTS, batch_size=3)
+    for same in (pickle.loads(pickle.dumps(pipe)), copy.deepcopy(pipe), copy.copy(pipe)):
+        assert same(TEXTS, batch_size=3) == expected
+        assert same.model.config.ner_labels == pipe.model.config.ner_labels
+        options = same.model.session.get_session_options()
+        assert options.intra_op_num_threads == (1 if "quantized" in file else 2)
+    model = copy.deepcopy(pipe.model)  # before it is used
+    assert torch.equal(model(torch.tensor([[2, 3]])).ner_logits, pipe.model(torch.tensor([[2, 3]])).ner_logits)
+    session = onnxruntime.InferenceSession(onnx_folder / "onnx" / file, providers=["CPUExecutionProvider"])
+    theirs = pickle.loads(pickle.dumps(TSNOnnxModel(session, pipe.model.config, 2)))  # one opened by someone else
+    assert torch.equal(theirs(torch.tensor([[2, 3]])).ner_logits, model(torch.tensor([[2, 3]])).ner_logits)
+
+
+@pytest.mark.parametrize("processes", [None, 2])
+def test_map_of_a_data_set(onnx_folder, processes):
+    pipe = loaded(onnx_folder, "model_quantized.onnx")
+    rows = datasets.Dataset.from_dict({"text": TEXTS})
+    labels = [answer["sentiment"]["label"] for answer in pipe(TEXTS)]
+
+    def label(batch):
+        return {"label": [answer["sentiment"]["label"] for answer in pipe(batch["text"], batch_size=2)]}
+
+    assert list(rows.map(label, batched=True, batch_size=2, num_proc=processes)["label"]) == labels
+
+
+def test_its_fingerprint_says_which_model_it_is(onnx_folder, tmp_path):
+    """By which `datasets.map` finds cached results: the same after use, and another for another file."""
+    folder = shutil.copytree(onnx_folder, tmp_path / "hub")
+    pipe = loaded(folder, "model_quantized.onnx")
+    fingerprint = Hasher.hash(pipe)
+    pipe(TEXTS)
+    assert Hasher.hash(pipe) == Hasher.hash(loaded(folder, "model_quantized.onnx")) == fingerprint
+    assert Hasher.hash(loaded(folder, "model.onnx")) != fingerprint
+    shutil.copyfile(folder / "onnx" / "model.onnx", folder / "onnx" / "model_quantized.onnx")
+    assert Hasher.hash(loaded(folder, "model_quantized.onnx")) != fingerprint
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_it_is_saved_with_its_code(onnx_folder, tmp_path, file):
+    pipe = loaded(onnx_folder, file)
+    expected = pipe(TEXTS)
+    pipe.save_pretrained(tmp_path / "saved")
+    assert (tmp_path / "saved" / "onnx" / file).read_bytes() == (onnx_folder / "onnx" / file).read_bytes()
+    assert set(RUNTIME_FILES) < {path.name for path in (tmp_path / "saved").iterdir()}
+    assert loaded(tmp_path / "saved", file)(TEXTS) == expected
+    before = (tmp_path / "saved" / "onnx" / file).read_bytes()
+    again = loaded(tmp_path / "saved", file)
+    again.save_pretrained(tmp_path / "saved")  # onto itself
+    assert (tmp_path / "saved" / "onnx" / file).read_bytes() == before
+    content = TSNOnnxModel(onnxruntime.InferenceSession(before, providers=["CPUExecutionProvider"]), pipe.model.config)
+    content.save_pretrained(tmp_path / "content")
+    assert (tmp_path / "content" / "onnx" / "model.onnx").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"onnx_file": "other.onnx"}, OSError, "onnx/other.onnx cannot be had .* quantize.py makes ONNX files"),
+        (
+            {"onnx_file": "other.onnx"},
+            OSError,
+            "other.onnx of .* could not be loaded .* quantize.py writes ONNX files",
+        ),
         ({"onnx_file": "../model.onnx"}, ValueError, "must be the name of a .onnx file"),
         ({"onnx_file": "/etc/passwd"}, ValueError, "must be the name of a .onnx file"),
         ({"onnx_file": "model.bin"}, ValueError, "must be the name of a .onnx file"),
         ({"onnx_file": None}, ValueError, "must be the name of a .onnx file"),
         ({"onnx_file": "model.onnx", "num_threads": 0}, ValueError, "num_threads must be a whole number >= 1"),
         ({"onnx_file": "model.onnx", "num_threads": "2"}, ValueError, "num_threads must be a whole number >= 1"),
-        ({"onnx_file": "model.onnx", "providers": ["Abacus"]}, ValueError, "no execution provider 'Abacus' here"),
+        (
+            {"onnx_file": "model.onnx", "providers": ["Abacus"]},
+            ValueError,
+            "provider 'Abacus' is not available",
+        ),
     ],
 )
 def test_what_cannot_be_loaded(onnx_folder, options, error, message):
@@ -113,7 +235,7 @@ def test_a_damaged_file(onnx_folder, tmp_path):
     shutil.copytree(onnx_folder, tmp_path / "hub")
     file = tmp_path / "hub" / "onnx" / "model.onnx"
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(OSError, match="model.onnx cannot be loaded as an ONNX model"):
+    with pytest.raises(OSError, match="model.onnx could not be loaded as an ONNX model"):
         TSNModel.from_pretrained(tmp_path / "hub", onnx_file="model.onnx")
 
 

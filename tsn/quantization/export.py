@@ -1,4 +1,4 @@
-"""A TSN model to ONNX and from there to int8: Optimum's exporter and its ORTQuantizer, with what a TSN model needs."""
+"""Exports a TSN model to ONNX and quantizes it to int8, with Optimum's exporter and ORTQuantizer."""
 
 import contextlib
 import inspect
@@ -25,20 +25,20 @@ from tsn.machine import read_processor
 
 PRESETS = ("avx2", "avx512_vnni", "arm64")
 TOLERANCE = 1e-4
-"""How far a logit of the ONNX graph may be from torch's, as a share of the largest."""
+"""Largest allowed difference between a logit of the ONNX graph and torch's, as a share of the largest logit."""
 
 _WEIGHT_OPERATORS = ("MatMul", "Gemm", "Gather")
 
 
 class TSNOnnxConfig(TextEncoderOnnxConfig):
-    """Names the inputs and outputs of the graph; batch and length stay open."""
+    """Names the inputs and outputs of the graph; batch size and length stay dynamic."""
 
     NORMALIZED_CONFIG_CLASS = NormalizedTextConfig
 
     def __init__(self, model):
         super().__init__(model.config, task="feature-extraction")
-        known = inspect.signature(model.backbone.forward).parameters
-        self._names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in known]
+        parameters = inspect.signature(model.backbone.forward).parameters
+        self._names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in parameters]
 
     @property
     def inputs(self):
@@ -75,8 +75,8 @@ def export_onnx(model, path):
         feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
         with torch.inference_mode():
             expected = model(**feed)
-        found = session.run(OUTPUTS, {i.name: feed[i.name].numpy() for i in session.get_inputs()})
-        for name, values in zip(OUTPUTS, found):
+        logits = session.run(OUTPUTS, {i.name: feed[i.name].numpy() for i in session.get_inputs()})
+        for name, values in zip(OUTPUTS, logits):
             reference = expected[name].numpy()
             if name != "sentiment_logits":
                 values, reference = values[mask.bool().numpy()], reference[mask.bool().numpy()]  # (tokens, tags)
@@ -87,10 +87,10 @@ def export_onnx(model, path):
 
 
 def weight_nodes(path):
-    """Names of the nodes that multiply by a weight or look one up: what can be quantized.
+    """Names of the nodes that multiply by a weight or look one up, which are those to quantize.
 
-    The attention's own products (queries by keys, shares by values) have no weight. Quantizing them, as Optimum's
-    presets do unless told otherwise, brought no speed.
+    The attention's own products (queries by keys, probabilities by values) have no weight. Quantizing them, which is
+    the default of Optimum's presets, was no faster.
     """
     return _weight_nodes(onnx.load(path).graph)
 
@@ -103,14 +103,15 @@ def _weight_nodes(graph):
 
 
 def activation_ranges(path, chunks):
-    """Smallest and largest value of what each node reads, over some chunks: the scales of static quantization.
+    """Smallest and largest input value of each node over some chunks, from which static quantization takes its scales.
 
     Args:
         path: The fp32 `.onnx` file.
         chunks: Model inputs of each chunk, dicts of `(tokens,)` lists.
     """
-    read = [value.name for value in onnx.load(path).graph.input]  # not what the tokenizer gives, which may be less
-    dataset = Dataset.from_list([{name: chunk[name] for name in read} for chunk in chunks])
+    # The graph's inputs: the tokenizer may return more.
+    names = [value.name for value in onnx.load(path).graph.input]
+    dataset = Dataset.from_list([{name: chunk[name] for name in names} for chunk in chunks])
     with _quiet(), TemporaryDirectory() as folder:
         return ORTQuantizer(Path(path), PretrainedConfig()).fit(
             dataset,
@@ -125,10 +126,11 @@ def quantize_onnx(path, folder, preset, keep=(), ranges=None):
 
     Args:
         path: The fp32 `.onnx` file.
-        folder: Where `model_quantized.onnx` and `ort_config.json` go.
+        folder: Folder for `model_quantized.onnx` and `ort_config.json`.
         preset: One of `PRESETS`.
         keep: Names of nodes to leave in fp32.
-        ranges: `activation_ranges`, for static scales of activations; None measures them anew in every run (dynamic).
+        ranges: Result of `activation_ranges`, for static scales of activations; with None the scales are computed in
+            every run (dynamic).
 
     Returns:
         Path: the quantized file.
@@ -144,29 +146,29 @@ def quantize_onnx(path, folder, preset, keep=(), ranges=None):
     folder = Path(folder)
     with _quiet():
         ORTQuantizer(Path(path), PretrainedConfig()).quantize(options, folder, calibration_tensors_range=ranges)
-    (folder / "config.json").unlink()  # an empty one; the checkpoint has its own
+    (folder / "config.json").unlink()  # an empty one that Optimum writes; the checkpoint has its own
     return folder / f"{Path(path).stem}_quantized.onnx"
 
 
 def processor():
-    """`{"name", "cores", "features"}` of the processor that this runs on; features are those that int8 speed needs."""
+    """`{"name", "cores", "features"}` of this machine's processor; the features are those that make int8 fast."""
     name, flags = read_processor()
-    known = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
-    return {"name": name, "cores": torch.get_num_threads(), "features": [flag for flag in known if flag in flags]}
+    relevant = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
+    return {"name": name, "cores": torch.get_num_threads(), "features": [flag for flag in relevant if flag in flags]}
 
 
 def auto_preset():
     """The preset for this processor.
 
-    On x86 these are the signed weights of `avx512_vnni`, which measured faster than the unsigned ones of `avx2` on
-    processors with VNNI and on those with AVX2 alone.
+    On x86 that is `avx512_vnni` with its signed weights, which were faster than the unsigned ones of `avx2` both on
+    processors with VNNI and on those with only AVX2.
     """
     return "arm64" if platform.machine().lower() in ("arm64", "aarch64") else "avx512_vnni"
 
 
 @contextlib.contextmanager
 def _quiet():
-    """Without the exporter's notes on tracing and on files that a TSN checkpoint does not have."""
+    """Hides the exporter's warnings about tracing and about files that a TSN checkpoint does not have."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""Exports a checkpoint to ONNX, quantizes it to int8 and checks what that costs: what `quantize.py` does."""
+"""Exports a checkpoint to ONNX, quantizes it to int8 and measures the loss: the work of `quantize.py`."""
 
 import json
 import os
@@ -37,9 +37,9 @@ from tsn.quantization.export import (
 )
 from tsn.tables import markdown_table
 
-SAMPLE_CHUNKS = 64  # that a layer's error is measured on
+SAMPLE_CHUNKS = 64  # to measure a layer's error on
 CALIBRATION_CHUNKS = 256
-SHAPES = ((16, 128), (1, 64))  # (batch, tokens) that latency is measured at, or as many tokens as the model takes
+SHAPES = ((16, 128), (1, 64))  # (batch, tokens) to measure latency at; fewer tokens if the model takes fewer
 
 
 class GateFailed(Exception):
@@ -54,19 +54,19 @@ def sample_chunks(texts, tokenizer, config, count):
 
 
 def layer_errors(path, preset, chunks, folder, ranges=None):
-    """What quantizing each layer alone does to the answers.
+    """How much the output changes when a single layer is quantized.
 
     Returns:
-        dict: each node of `weight_nodes` to the Kullback-Leibler divergence, in nats, of the three heads' answers from
-        those in fp32: a mean over tokens (over chunks for the sentiment), summed over the heads; largest first.
+        dict: for each node of `weight_nodes` the Kullback-Leibler divergence, in nats, of the heads' output from that
+        in fp32: the mean over tokens (for the sentiment, over chunks), summed over the heads; largest first.
     """
     nodes = weight_nodes(path)
     expected = _log_probabilities(path, chunks)
     errors = {}
     for node in tqdm(nodes, desc="error of each layer", unit="layer"):
         one = quantize_onnx(path, folder, preset, [other for other in nodes if other != node], ranges)
-        found = _log_probabilities(one, chunks)
-        errors[node] = sum(float((np.exp(p) * (p - q)).sum(-1).mean()) for p, q in zip(expected, found))
+        quantized = _log_probabilities(one, chunks)
+        errors[node] = sum(float((np.exp(p) * (p - q)).sum(-1).mean()) for p, q in zip(expected, quantized))
     return dict(sorted(errors.items(), key=lambda item: -item[1]))
 
 
@@ -80,7 +80,7 @@ def _log_probabilities(path, chunks):
 
 
 def latencies(paths, shapes, repeats=15):
-    """Median milliseconds of a run at each shape, all files in alternation: `{path: {"16x128": ms, ...}}`."""
+    """Median milliseconds of a run at each shape, with the files in turn: `{path: {"16x128": ms, ...}}`."""
     sessions = {path: open_session(path, torch.get_num_threads()) for path in paths}
     out = {path: {} for path in paths}
     for shape in shapes:
@@ -97,12 +97,12 @@ def latencies(paths, shapes, repeats=15):
 
 
 def main_metrics(groups):
-    """The main metric of each head that the data annotates, over all rows."""
+    """The main metric, over all rows, of each head that has labels in the data."""
     return {head: groups["all"][name] for head, name in MAIN_METRICS.items() if name in groups["all"]}
 
 
 def drops(fp32, int8):
-    """How much lower each head's main metric is in int8."""
+    """By how much each head's main metric is lower in int8."""
     fp32, int8 = main_metrics(fp32), main_metrics(int8)
     return {head: fp32[head] - int8[head] for head in fp32}
 
@@ -115,13 +115,13 @@ def measure_graph(rows, config, tokenizer, path):
 
 
 def find_model(fp32, folder, preset, ranges, measure, max_drop, order, shapes):
-    """Quantizes, and leaves one layer more of `order` in fp32 until the gate holds.
+    """Quantizes, each time with one more layer of `order` in fp32, until no head loses more than `max_drop`.
 
     Returns:
-        `(trials, path)`: a dict for each model tried, the last of which is the one at `path`.
+        `(trials, path)`: a dict for each model that was tried; the last one is the model at `path`.
 
     Raises:
-        GateFailed: it does not hold with any of them; its second argument is the table of all tried.
+        GateFailed: a head loses more than that in every model; the second argument is a table of them all.
     """
     reference = measure(fp32) if measure else None
     trials = []
@@ -142,7 +142,7 @@ def find_model(fp32, folder, preset, ranges, measure, max_drop, order, shapes):
 
 
 def trade_off_table(trials, fp32_bytes):
-    """The models tried, a row each, as Markdown."""
+    """A Markdown table with a row for each model that was tried."""
     heads = list(trials[0].get("drops", {}))
     shapes = list(trials[0]["latency_ms"])
     lines = [["layers in fp32", "MB", *(f"ms at {shape}" for shape in shapes), *(MAIN_METRICS[h] for h in heads)]]
@@ -181,64 +181,80 @@ def plot_trade_off(trials, fp32_bytes, max_drop, path):
 
 
 def quantize(arguments):
-    """The command: everything is made in a folder beside the output and moved there at the end."""
-    AutoConfig.register(TSNConfig.model_type, TSNConfig, exist_ok=True)  # otherwise Optimum asks whether to trust it
+    """Runs the command. Everything is written to a folder inside the output folder and moved into place at the end.
+
+    Returns:
+        str: A Markdown table of the models that were tried.
+    """
+    AutoConfig.register(TSNConfig.model_type, TSNConfig, exist_ok=True)  # for Optimum, which loads the configuration
     model = TSNModel.from_pretrained(arguments.checkpoint).eval()
     tokenizer = AutoTokenizer.from_pretrained(arguments.checkpoint, trust_remote_code=False)
-    config = model.config
-    rows = read_labelled_rows(arguments.eval_file, config, "validation") if arguments.eval_file else []
-    calibration = []
-    if arguments.calibration_file:
-        texts = [row["text"] for row in read_rows(arguments.calibration_file, config)]
-        calibration = sample_chunks(texts, tokenizer, config, CALIBRATION_CHUNKS)
-        if not calibration:
-            raise ValueError(f"no text with words in {arguments.calibration_file}")
-    preset = auto_preset() if arguments.preset == "auto" else arguments.preset
-
+    rows = read_labelled_rows(arguments.eval_file, model.config, "validation") if arguments.eval_file else []
+    calibration = _calibration_chunks(arguments.calibration_file, tokenizer, model.config)
     output = Path(arguments.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output, prefix=".quantize-") as stage:
-        onnx_folder = Path(stage) / "onnx"
-        onnx_folder.mkdir()
-        fp32 = onnx_folder / "model.onnx"
-        difference = export_onnx(model, fp32)
-        ranges = activation_ranges(fp32, calibration) if calibration else None
-        errors = {}
-        if arguments.mixed_precision == "auto":
-            chunks = sample_chunks([row["text"] for row in rows], tokenizer, config, SAMPLE_CHUNKS)
-            errors = layer_errors(fp32, preset, chunks, onnx_folder, ranges)
-        measure = partial(measure_graph, rows, config, tokenizer) if rows else None
-        longest = token_limit(tokenizer, config) or max(SHAPES)[1]
-        shapes = [(batch, min(length, longest)) for batch, length in SHAPES]
-        order = list(errors)
-        trials, path = find_model(fp32, onnx_folder, preset, ranges, measure, arguments.max_drop, order, shapes)
-        report = {
-            "weights_sha256": weights_sha256(arguments.checkpoint),
-            "preset": preset,
-            "mode": "static" if calibration else "dynamic",
-            "processor": processor(),
-            "versions": {
-                "onnxruntime": onnxruntime.__version__,
-                "optimum": optimum.version.__version__,
-                "torch": torch.__version__,
-                "transformers": transformers.__version__,
-            },
-            "export_difference": difference,
-            "files": {file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in (fp32, path)},
-            "eval_files": [Path(file).name for file in arguments.eval_file or []],
-            "max_drop": arguments.max_drop if rows else None,
-            "layer_errors": errors,
-            "trials": trials,
-        }
-        table = trade_off_table(trials, fp32.stat().st_size)
-        (onnx_folder / "quantization_report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        (onnx_folder / "quantization_report.md").write_text(table, encoding="utf-8")
-        if errors:
-            plot = onnx_folder / "quantization_report.png"
-            plot_trade_off(trials, fp32.stat().st_size, arguments.max_drop, plot)
+        folder = Path(stage) / "onnx"
+        folder.mkdir()
+        report = _write_onnx(model, tokenizer, rows, calibration, arguments, folder)
+        table = _write_reports(report, folder)
         if not _same_folder(arguments.checkpoint, output):
             write_hub_folder(model, tokenizer, stage)
         _move(Path(stage), output)
+    return table
+
+
+def _calibration_chunks(file, tokenizer, config):
+    if not file:
+        return []
+    chunks = sample_chunks([row["text"] for row in read_rows(file, config)], tokenizer, config, CALIBRATION_CHUNKS)
+    if not chunks:
+        raise ValueError(f"no text with words in {file}")
+    return chunks
+
+
+def _write_onnx(model, tokenizer, rows, calibration, arguments, folder):
+    """Writes `model.onnx` and `model_quantized.onnx` to a folder; returns the report on them."""
+    config, fp32 = model.config, folder / "model.onnx"
+    preset = auto_preset() if arguments.preset == "auto" else arguments.preset
+    difference = export_onnx(model, fp32)
+    ranges = activation_ranges(fp32, calibration) if calibration else None
+    errors = {}
+    if arguments.mixed_precision == "auto":
+        chunks = sample_chunks([row["text"] for row in rows], tokenizer, config, SAMPLE_CHUNKS)
+        errors = layer_errors(fp32, preset, chunks, folder, ranges)
+    measure = partial(measure_graph, rows, config, tokenizer) if rows else None
+    longest = token_limit(tokenizer, config) or max(SHAPES)[1]
+    shapes = [(batch, min(length, longest)) for batch, length in SHAPES]
+    trials, path = find_model(fp32, folder, preset, ranges, measure, arguments.max_drop, list(errors), shapes)
+    return {
+        "weights_sha256": weights_sha256(arguments.checkpoint),
+        "preset": preset,
+        "mode": "static" if calibration else "dynamic",
+        "processor": processor(),
+        "versions": {
+            "onnxruntime": onnxruntime.__version__,
+            "optimum": optimum.version.__version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+        "export_difference": difference,
+        "files": {file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in (fp32, path)},
+        "eval_files": [Path(file).name for file in arguments.eval_file or []],
+        "max_drop": arguments.max_drop if rows else None,
+        "layer_errors": errors,
+        "trials": trials,
+    }
+
+
+def _write_reports(report, folder):
+    """Writes the report as JSON, Markdown and, if layers were compared, a plot; returns the Markdown."""
+    trials, fp32_bytes = report["trials"], report["files"]["model.onnx"]["bytes"]
+    table = trade_off_table(trials, fp32_bytes)
+    (folder / "quantization_report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    (folder / "quantization_report.md").write_text(table, encoding="utf-8")
+    if report["layer_errors"]:
+        plot_trade_off(trials, fp32_bytes, report["max_drop"], folder / "quantization_report.png")
     return table
 
 
@@ -247,7 +263,7 @@ def _same_folder(checkpoint, output):
 
 
 def _move(stage, output):
-    """Moves every file into place, each at once; what is there already is replaced."""
+    """Moves every file into place atomically, replacing what is there."""
     for file in sorted(path for path in stage.rglob("*") if path.is_file()):
         target = output / file.relative_to(stage)
         target.parent.mkdir(exist_ok=True)

@@ -58,7 +58,7 @@ def _linear_layers(model):
 
 def eight_bits() -> BitsAndBytesConfig:
     """The quantization in which a base is loaded to train an adapter on it; the heads stay whole."""
-    return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=[*HEAD_LAYERS, *_OPTIONAL_HEADS, "pooler"])
+    return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["pooler"])
 
 
 def add_adapter(
