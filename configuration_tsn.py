@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, cast
 
 import torch
 from transformers import AutoConfig, PretrainedConfig
@@ -138,7 +138,9 @@ class TSNConfig(PretrainedConfig):
         if not os.path.isfile(save_directory):  # an error that transformers raises
             self.save_code(save_directory, Path(__file__).parent)
         # Of a model from the Hub, they name its repository.
-        self.auto_map, self.custom_pipelines = dict(_AUTO_MAP), dict(_CUSTOM_PIPELINES)
+        self.auto_map = dict(_AUTO_MAP)
+        others = getattr(self, "custom_pipelines", None)
+        self.custom_pipelines = {**(others if isinstance(others, dict) else {}), **_CUSTOM_PIPELINES}
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     def save_code(self, save_directory: str | os.PathLike, source: str | os.PathLike) -> None:
@@ -215,7 +217,7 @@ class TSNConfig(PretrainedConfig):
         if not positions or positions < 1:
             return None
         if self.backbone_config.model_type in _POSITIONS_AFTER_PADDING:
-            return positions - (self.backbone_config.pad_token_id + 1)
+            return positions - (cast(int, self.backbone_config.pad_token_id) + 1)
         return positions
 
 

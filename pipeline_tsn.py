@@ -42,6 +42,7 @@ CHUNK_CHARACTERS = 300  # length of a full chunk of 50 words in most languages; 
 _PREPROCESS = ("max_words", "overlap_words")
 _POSTPROCESS = ("aggregation", "top_k", "threshold", "entity_threshold", "return_chunks")
 _PARAMETERS = (*_PREPROCESS, *_POSTPROCESS)
+_MADE_IN_USE = ("_ort_runner", "_scheme_config", "_schemes")
 
 
 class TSNPipeline(ChunkPipeline):
@@ -116,7 +117,9 @@ class TSNPipeline(ChunkPipeline):
         return self._schemes
 
     def __getstate__(self):
-        return {**self.__dict__, "call_count": 0}  # datasets caches by a hash of this
+        # `datasets` caches by a hash of this, which must not change with use.
+        state = {name: value for name, value in self.__dict__.items() if name not in _MADE_IN_USE}
+        return {**state, "call_count": 0}
 
     def save_pretrained(self, save_directory, **kwargs):
         """As in transformers, and also copies this file when the model came from a Hub folder."""
@@ -144,7 +147,7 @@ class TSNPipeline(ChunkPipeline):
     def _chunk_words(self, max_words):
         return self.model.config.chunk_words if max_words is None else max_words
 
-    def __call__(
+    def __call__(  # type: ignore[override]
         self, inputs: Any, *, num_workers: Optional[int] = None, batch_size: Optional[int] = None, **parameters
     ) -> dict | list[dict] | Iterator[dict]:
         """Analyses one text, or many.
@@ -182,12 +185,13 @@ class TSNPipeline(ChunkPipeline):
             for analysis in self._group_by_text(group, logits, self._decode(group, logits)):
                 yield self.postprocess(analysis, **postprocess_params)
 
-    def preprocess(self, inputs: list[str], max_words: Optional[int] = None, overlap_words: int = 0) -> Chunks:
+    def preprocess(self, inputs: list[str], max_words: Optional[int] = None, overlap_words: int = 0) -> Chunks:  # type: ignore[override]
         """Cuts texts into chunks and tokenizes them. Chunks without a word are left out."""
-        max_words, limit = self._chunk_words(max_words), token_limit(self.tokenizer, self.model.config)
-        owners, chunks, encodings = encode_chunks(inputs, self.tokenizer, max_words, overlap_words, limit)
+        tokenizer: Any = self.tokenizer
+        max_words, limit = self._chunk_words(max_words), token_limit(tokenizer, self.model.config)
+        owners, chunks, encodings = encode_chunks(inputs, tokenizer, max_words, overlap_words, limit)
         words = [tag_words(inputs[owner][chunk.start : chunk.end]) for owner, chunk in zip(owners, chunks)]
-        return Chunks.aligned(inputs, owners, chunks, words, encodings, self.tokenizer.model_input_names)
+        return Chunks.aligned(inputs, owners, chunks, words, encodings, tokenizer.model_input_names)
 
     def _batches(self, chunks, batch_size, shortest=0.75):
         """Yields `(chunk indices, padded inputs)`, the longest chunks first.
@@ -260,7 +264,7 @@ class TSNPipeline(ChunkPipeline):
 
     def _group_by_text(self, chunks, logits, decoded) -> Iterator[TextAnalysis]:
         """One `TextAnalysis` for each text, in order."""
-        spans = {head: [[] for _ in chunks.texts] for head in decoded}
+        spans: dict[str, list[list[Span]]] = {head: [[] for _ in chunks.texts] for head in decoded}
         for head, pairs in decoded.items():
             for owner, span in pairs:
                 spans[head][owner].append(span)
@@ -269,7 +273,7 @@ class TSNPipeline(ChunkPipeline):
         borders = np.split(chunks.borders, next_text)  # (chunks, 2) each
         return map(TextAnalysis, chunks.texts, spans["topics"], spans["entities"], sentiments, borders)
 
-    def postprocess(
+    def postprocess(  # type: ignore[override]
         self,
         model_outputs: TextAnalysis,
         aggregation: str = "max",

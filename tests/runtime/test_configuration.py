@@ -70,7 +70,7 @@ def test_round_trips(arguments, tmp_path):
 def test_other_values_survive_too(tmp_path):
     TSNConfig(custom_pipelines={"a": 1}, output_hidden_states=True).save_pretrained(tmp_path)
     loaded = TSNConfig.from_pretrained(tmp_path)
-    assert loaded.custom_pipelines == {"a": 1} and loaded.output_hidden_states is True
+    assert loaded.custom_pipelines["a"] == 1 and loaded.output_hidden_states is True
 
 
 def test_defaults():
@@ -177,9 +177,9 @@ TOPIC = ["O", "B-TOPIC", "I-TOPIC", "E-TOPIC", "S-TOPIC"]
         ({"backbone_config": {"model_type": "nonsense"}}, "'nonsense', which this transformers does not know"),
         ({"backbone_config": {"vocab_size": 10}}, "model_type None"),
         ({"backbone_config": "bert-base-cased"}, "must be a configuration or a dict, not str"),
-        ({"backbone_config": {"model_type": "t5"}}, "must be an encoder; 't5'"),
-        ({"backbone_config": {"model_type": "bart"}}, "must be an encoder; 'bart'"),
-        ({"backbone_config": T5Config()}, "must be an encoder; 't5'"),
+        ({"backbone_config": {"model_type": "t5"}}, "must be an encoder, but 't5'"),
+        ({"backbone_config": {"model_type": "bart"}}, "must be an encoder, but 'bart'"),
+        ({"backbone_config": T5Config()}, "must be an encoder, but 't5'"),
     ],
 )
 def test_what_does_not_fit_is_refused(arguments, message):
@@ -227,7 +227,7 @@ def test_a_wrong_file_is_refused(tmp_path):
 
 
 def test_the_inner_size_of_another_encoder_is_looked_at_too():
-    with pytest.raises(ValueError, match="backbone_config: hidden_dim is beyond"):
+    with pytest.raises(ValueError, match="backbone_config: hidden_dim is too large"):
         TSNConfig(backbone_config={"model_type": "distilbert", "hidden_dim": 10**12})
 
 
