@@ -204,7 +204,7 @@ def test_the_command_on_a_truncated_file_and_an_absurd_model(hub_folder, tmp_pat
     values["backbone_config"]["num_hidden_layers"] = 10**9
     (model / "config.json").write_text(json.dumps(values))
     done = command(whole, "--output", output, "--model", model, "--threads", 1)
-    assert done.returncode == 1 and "num_hidden_layers must be 1000 at most" in done.stderr, done.stderr
+    assert done.returncode == 1 and "num_hidden_layers must be at most 1000" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
 
 
