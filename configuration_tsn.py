@@ -137,10 +137,10 @@ class TSNConfig(PretrainedConfig):
         """
         if not os.path.isfile(save_directory):  # an error that transformers raises
             self.save_code(save_directory, Path(__file__).parent)
-        # Of a model from the Hub, they name its repository.
-        self.auto_map = dict(_AUTO_MAP)
-        others = getattr(self, "custom_pipelines", None)
-        self.custom_pipelines = {**(others if isinstance(others, dict) else {}), **_CUSTOM_PIPELINES}
+        # In a model from the Hub these name its repository.
+        for name, ours in (("auto_map", _AUTO_MAP), ("custom_pipelines", _CUSTOM_PIPELINES)):
+            others = getattr(self, name, None)
+            setattr(self, name, {**(others if isinstance(others, dict) else {}), **ours})
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     def save_code(self, save_directory: str | os.PathLike, source: str | os.PathLike) -> None:
