@@ -36,9 +36,10 @@ lint: .venv/installed  ## ruff (lint and format) and mypy
 	.venv/bin/mypy
 
 DATA ?= ../shared/data
-eval: .venv/installed  ## evaluate the model of this folder on DATA, test and test_wild; writes results/
+eval: .venv/installed  ## evaluate the model of this folder on DATA (test, test_wild) and everyday texts; writes results/
 	.venv/bin/python eval.py . $(DATA)/test.parquet --output_dir results --plots
 	.venv/bin/python eval.py . $(DATA)/test_wild.parquet --output_dir results/wild
+	.venv/bin/python -m tsn.evaluation.everyday . --output_dir results/everyday
 
 int8: .venv/installed  ## quantize the model of this folder into onnx/, measure it on DATA; writes results/int8/
 	.venv/bin/python quantize.py . --output_dir .
@@ -68,12 +69,20 @@ out/backbone/tokenizer.json: .venv/installed scripts/make_backbone.py
 		--texts $(DATA)/train.parquet $(DATA)/news.parquet --output_dir $(@D)
 backbone: out/backbone/tokenizer.json  ## make the encoder that training starts from, in out/backbone
 
-TRAIN_FILES = --train_file $(DATA)/train.parquet --validation_file $(DATA)/validation.parquet
-train: backbone  ## train the model of this folder again on DATA: out/v1, then out/v2 with a head for topics' sentiment
-	.venv/bin/python train.py configs/tsn-e5.yaml $(TRAIN_FILES) --output_dir out/v1
-	.venv/bin/python -m tsn.training.topic_head out/v1 $(TRAIN_FILES) --output_dir out/v2
+BACKBONE ?= .
+WILD = $(DATA)/train.parquet $(DATA)/train_wild.parquet
+train: .venv/installed  ## train BACKBONE (this folder's model) further on DATA, as version 3 was trained; writes out/v3
+	@mkdir -p out
+	.venv/bin/python -m scripts.label_entities $(BACKBONE) $(WILD) --output out/reviews-entities.parquet
+	.venv/bin/python train.py configs/tsn-v3.yaml --backbone $(BACKBONE) --output_dir out/v3 \
+		--train_file $(WILD) out/reviews-entities.parquet \
+		--validation_file $(DATA)/validation.parquet $(DATA)/validation_wild.parquet
 
-bench-training: backbone  ## after make train: train.py beside a bare loop; one model beside three, and an adapter
+out/v1/checkpoint-1900: out/backbone/tokenizer.json
+	.venv/bin/python train.py configs/tsn-e5.yaml --output_dir out/v1 \
+		--train_file $(DATA)/train.parquet --validation_file $(DATA)/validation.parquet
+
+bench-training: out/v1/checkpoint-1900  ## train.py beside a bare loop; one model beside three, and an adapter (trains for hours)
 	.venv/bin/python -m bench.training --backbone out/backbone --data $(DATA)
 	.venv/bin/python -m bench.multitask --backbone out/v1/checkpoint-1900 --data $(DATA)
 

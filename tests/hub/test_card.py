@@ -95,7 +95,10 @@ def copy(tmp_path):
         *("config.json", "results/eval_results.json", "results/published.json"),
         *(f"results/{name}.json" for name in ("bench", "multitask", "training", "scoring")),
         *(f"results/int8/{name}.json" for name in ("eval_results", "quantization_report")),
+        *("results/wild/eval_results.json", "results/everyday/everyday.md"),  # once a checkpoint has them
     ):
+        if not (ROOT / path).exists() and path.startswith(("results/wild", "results/everyday")):
+            continue
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_bytes((ROOT / path).read_bytes())
     (tmp_path / "model.safetensors").symlink_to(ROOT / "model.safetensors")
@@ -152,6 +155,19 @@ def test_a_figure_of_the_wild_edited_by_hand_is_noticed(copy):
     path.write_text(json.dumps(record), "utf-8")
     with pytest.raises(ValueError, match="wild/eval_results.json was measured on other weights"):
         card_pages(copy)
+
+
+def test_everyday_texts_come_with_what_is_wrong(copy):
+    """As `tsn.evaluation.everyday` writes the table; without one the page says so."""
+    from tsn.evaluation.everyday import everyday_table
+
+    path = copy / "results" / "everyday" / "everyday.md"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(everyday_table([{"text": "a|b", "wrong": ["x"]}, {"text": "c", "wrong": []}]), "utf-8")
+    page = card_pages(copy)["docs/results.md"]
+    assert "1 of 2 are right." in page and "| a\\|b | x |\n| c | right |\n<!-- /everyday -->" in page
+    path.unlink()
+    assert "have not answered them" in card_pages(copy)["docs/results.md"]
 
 
 def test_a_recorded_result_that_changes_changes_the_card(copy):

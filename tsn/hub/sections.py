@@ -17,6 +17,7 @@ from tsn.tables import markdown_table, results_table
 
 PUBLISHED = RESULTS / "published.json"
 WILD_RESULTS = RESULTS / "wild" / "eval_results.json"
+EVERYDAY = RESULTS / "everyday" / "everyday.md"
 HEADLINE_ROWS = 6
 HEADLINES = (  # task, source of the data, name of the test set, metric; the first six that were measured are shown
     ("Entities, English news", "conll2003", "CoNLL-2003", "ner_f1"),
@@ -52,7 +53,14 @@ def wild_section(folder):
         return "These weights have not been measured on it yet: `make eval` does.\n"
     record = read(folder, WILD_RESULTS)
     _check_weights(folder, WILD_RESULTS, record)
-    return results_table(record["results"])
+    return f"{results_table(record['results'])}\nThe record: [eval_results.json](../{WILD_RESULTS.as_posix()}).\n"
+
+
+def everyday_section(folder):
+    """What `tsn.evaluation.everyday` found wrong with the answers to everyday texts, if it was run."""
+    if not (folder / EVERYDAY).exists():
+        return "These weights have not answered them yet: `make eval` asks them.\n"
+    return (folder / EVERYDAY).read_text(encoding="utf-8")
 
 
 def _check_weights(folder, path, record):
@@ -104,27 +112,12 @@ def topics_section(folder):
     if (folder / WILD_RESULTS).exists():
         results |= {name: group for name, group in read(folder, WILD_RESULTS)["results"].items() if name != "all"}
     groups = {name: group for name, group in results.items() if "topic_sentiment_support" in group}
-    if not groups:
-        return _topics_of_the_first_benchmark(folder)
     lines = [["Macro F1 (accuracy)", "Topics", "from its text", "at its words", "end-to-end F1"]]
     for name, group in groups.items():
         cells = [f"{group['topic_sentiment_support']:,}"]
         for reading in ("topic_sentiment_from_text", "topic_sentiment"):
             cells.append(f"{group[f'{reading}_macro_f1']:.3f} ({group[f'{reading}_accuracy']:.3f})")
         lines.append([name, *cells, f"{group['topic_end_to_end_f1']:.3f}"])
-    return markdown_table(lines)
-
-
-def _topics_of_the_first_benchmark(folder):
-    """The same for weights whose `eval_results.json` is older than these metrics."""
-    path = RESULTS / "topic_sentiment.json"
-    record = read(folder, path)
-    _check_weights(folder, path, record)
-    readings = {"text": "from its text", "topic": "at its words"}
-    lines = [["Macro F1 (accuracy)", "Topics", *readings.values()]]
-    for name, group in record["results"].items():
-        cells = (f"{group[r]['macro_f1']:.3f} ({group[r]['accuracy']:.3f})" for r in readings)
-        lines.append([name, f"{group['topics']:,}", *cells])
     return markdown_table(lines)
 
 
@@ -211,6 +204,7 @@ SECTIONS = {
     "headline": headline_section,
     "results": results_section,
     "wild": wild_section,
+    "everyday": everyday_section,
     "topics": topics_section,
     "published": published_section,
     "int8": int8_section,
