@@ -14,6 +14,7 @@ import os
 import re
 import zlib
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 from transformers import Pipeline, pipeline
@@ -36,11 +37,13 @@ PACKED = {
 FILE_TYPES = [".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".parquet", *PACKED]
 SCORES = ("negative", "neutral", "positive")
 NEW_COLUMNS = ["tsn_sentiment", *(f"tsn_{name}" for name in SCORES), "tsn_topics", "tsn_entities"]
-EXAMPLES = [
-    "The battery life of the new laptop is superb, but the customer service of Acme in Madrid was slow and rude, says "
-    "Maria Gomez.",
-    "Die Suppe war kalt, aber Maria im Chez Louis in Köln war wunderbar.",
-    "We study how graph neural networks can be trained on millions of nodes. A new sampling method halves the cost.",
+EXAMPLES = [  # all but the last, which is long, are of examples/everyday.jsonl
+    "The food at Luigi's was amazing but the service was painfully slow and the waiter rude.",
+    "I called Vodafone on Monday about my broadband bill; the agent, Priya, was lovely and sorted it in five minutes.",
+    "Das Hotel in München war sauber, aber das Frühstück war eine Katastrophe.",
+    "Il telefono è arrivato rotto e Amazon non risponde, ma la custodia è bellissima.",
+    "The European Central Bank raised interest rates by 25 basis points on Thursday, President Christine Lagarde said "
+    "in Frankfurt.",
     "The hotel in Lisbon was spotless and the breakfast buffet a dream. We would come back any time for the roof "
     "terrace alone. Then the trouble began. The airport shuttle never came, nobody at the front desk answered the "
     "phone, and Air Atlantic charged us twice for the missed flight. Six weeks later we are still waiting for the "
@@ -51,14 +54,14 @@ EXAMPLES = [
 
 def load() -> Pipeline:
     """The pipeline: int8 on ONNX Runtime if the model has it, else torch."""
-    options = {"model": MODEL, "revision": REVISION, "trust_remote_code": True}
+    options: dict[str, Any] = {"model": MODEL, "revision": REVISION, "trust_remote_code": True}
     try:
         if importlib.util.find_spec("onnxruntime"):
             cached_file(MODEL, INT8, subfolder="onnx", revision=REVISION)
             options["model_kwargs"] = {"onnx_file": INT8}
     except OSError:  # the model has none
         pass
-    return pipeline("topic-sentiment-ner", **options)
+    return pipeline("topic-sentiment-ner", **options)  # type: ignore[call-overload]
 
 
 tsn = load()

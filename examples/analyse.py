@@ -1,6 +1,6 @@
 """Analyses a text and shows it in the terminal: topics, entities and sentiment in colour.
 
-    python examples/analyse.py "The battery of the new Pixel lasts, but Google's support in Berlin was rude."
+    python examples/analyse.py "The keyboard is lovely, the touchpad less so."
     python examples/analyse.py --json < review.txt
 
 Colours are used in a terminal only, and not if NO_COLOR is set.
@@ -15,10 +15,7 @@ from pathlib import Path
 from transformers import logging, pipeline
 
 ROOT = Path(__file__).resolve().parent.parent
-TEXT = (
-    "The battery life of the new laptop is superb, but the customer service of Acme in Madrid was slow and rude, says "
-    "Maria Gomez."
-)
+TEXTS = ROOT / "examples" / "everyday.jsonl"  # the example is the first of them
 BOLD, DIM, TOPIC, RESET = "\033[1m", "\033[2m", "\033[4;36m", "\033[0m"
 ENTITY = {"PER": "\033[30;43m", "LOC": "\033[30;42m", "ORG": "\033[97;44m", "MISC": "\033[97;45m"}
 SENTIMENT = {"negative": "\033[31m", "neutral": "\033[33m", "positive": "\033[32m"}
@@ -75,7 +72,8 @@ def main():
     arguments = parser.parse_args()
     text = arguments.text
     if not text:
-        text = TEXT if sys.stdin.isatty() or not (piped := sys.stdin.read().strip()) else piped
+        piped = "" if sys.stdin.isatty() else sys.stdin.read().strip()
+        text = piped or json.loads(TEXTS.read_text(encoding="utf-8").splitlines()[0])["text"]
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     result = pipeline("topic-sentiment-ner", model=arguments.model, trust_remote_code=True)(text)

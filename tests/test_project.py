@@ -1,5 +1,7 @@
 """What is written down twice agrees: versions, dependencies, the tree in README.md and the paths that pages name."""
 
+import ast
+import json
 import re
 
 import pytest
@@ -61,6 +63,21 @@ def test_the_tree_in_the_readme_shows_what_is_there():
     }
     assert there <= listed
     assert all((ROOT / name).exists() or (ROOT / "tsn" / name).exists() for name in listed)
+
+
+def test_the_texts_people_see_first_are_everyday_texts():
+    """Those of README.md and the Space; `make demo` reads its own. The Space's last one is long, to be cut."""
+    everyday = [
+        json.loads(line)["text"] for line in (ROOT / "examples/everyday.jsonl").read_text("utf-8").splitlines()
+    ]
+    [shown] = re.findall(r'^tsn\("(.*)"\)$', README, re.MULTILINE)
+    tree = ast.parse((ROOT / "app.py").read_text("utf-8"))
+    [examples] = [
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and node.targets[0].id == "EXAMPLES"
+    ]
+    assert {shown, *examples[:-1]} <= set(everyday) and len(examples) > 3
 
 
 @pytest.mark.parametrize(
