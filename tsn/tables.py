@@ -49,14 +49,3 @@ def results_table(results):
         cells = (f"{group[key]:.3f}" if key in group else ABSENT for key in shown)
         lines.append([name, str(group["rows"]), *cells])
     return markdown_table(lines)
-
-
-def topics_table(results):
-    """How well the sentiment of annotated topics is read, at their words and off the whole text, by group."""
-    lines = [["Macro F1 (accuracy)", "Topics", "its text", "its words"]]
-    for name, group in results.items():
-        if "topic_sentiment_support" in group:
-            readings = ("topic_sentiment_from_text", "topic_sentiment")
-            cells = (f"{group[f'{key}_macro_f1']:.3f} ({group[f'{key}_accuracy']:.3f})" for key in readings)
-            lines.append([name, f"{group['topic_sentiment_support']:,}", *cells])
-    return markdown_table(lines)
