@@ -28,7 +28,9 @@ class EndpointHandler:
         int8 = Path(path, "onnx", "model_quantized.onnx").is_file() and importlib.util.find_spec("onnxruntime")
         options = {"model_kwargs": {"onnx_file": "model_quantized.onnx"}} if int8 and not _has_gpu() else {}
         # The code that runs is in the same repository as this file.
-        self.pipeline = pipeline("topic-sentiment-ner", model=path, trust_remote_code=True, **options)
+        self.pipeline = pipeline(  # type: ignore[call-overload]
+            "topic-sentiment-ner", model=path, trust_remote_code=True, **options
+        )
 
     def __call__(self, data: dict) -> dict | list:
         """Analyses the text or texts of a request.

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Optional
+from typing import Any, Optional, cast
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ except ImportError:  # needed by ONNX models only
 
 OUTPUTS = ["topic_logits", "ner_logits", "sentiment_logits", "topic_sentiment_logits"]
 _INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
-_SESSIONS = weakref.WeakSet()  # every `OnnxSession` of this process
+_SESSIONS: "weakref.WeakSet[OnnxSession]" = weakref.WeakSet()  # every `OnnxSession` of this process
 
 
 class TSNOnnxModel(nn.Module):
@@ -109,7 +109,7 @@ class TSNOnnxModel(nn.Module):
                     f"execution provider {provider!r} is not available; choose from {', '.join(available)}"
                 )
         try:
-            path = cached_file(name_or_path, onnx_file, subfolder="onnx", **hub)
+            path = cast(str, cached_file(name_or_path, onnx_file, subfolder="onnx", **hub))
         except OSError as error:
             raise OSError(
                 f"onnx/{onnx_file} of {name_or_path} could not be loaded ({error}). quantize.py writes ONNX files."
@@ -174,7 +174,9 @@ class TSNOnnxModel(nn.Module):
 
     def _run_rows(self, feed: dict, mask: np.ndarray) -> list:
         lengths = (mask.shape[1] - (mask[:, ::-1] != 0).argmax(1)).tolist()  # up to the last token that is not padding
-        waiting, rows, session = SimpleQueue(), [None] * len(lengths), self.session
+        waiting: SimpleQueue[int] = SimpleQueue()
+        rows: list[Any] = [None] * len(lengths)
+        session = self.session
         for i in range(len(lengths)):
             waiting.put(i)
 
@@ -216,13 +218,14 @@ class OnnxSession:
         self._source, self._threads, self._providers = source, threads, providers
         # Part of the pickle, and so of the fingerprint by which data sets cache results: a new file is another model.
         self._version = _size_and_time(source) if isinstance(source, str) else None
-        self._session, self._pool = session, None
+        self._session = session
+        self._pool: Optional[ThreadPoolExecutor] = None
         _SESSIONS.add(self)
 
     @classmethod
     def of(cls, session: Any) -> "OnnxSession":
         """That of an open `onnxruntime.InferenceSession`, such as Optimum's."""
-        source = getattr(session, "_model_path", None) or getattr(session, "_model_bytes", None)
+        source: Any = getattr(session, "_model_path", None) or getattr(session, "_model_bytes", None)
         return cls(source, session.get_session_options().intra_op_num_threads, session.get_providers(), session)
 
     @property

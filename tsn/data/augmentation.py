@@ -34,7 +34,8 @@ def augment(
         common_nouns: Whether rows without annotated entities get `common_nouns`, see `lower_case_topics`.
         seed: Random seed.
     """
-    rng, pools = random.Random(seed), {}
+    rng = random.Random(seed)
+    pools: dict[tuple[str, str], list[dict]] = {}
     for row in rows:
         if common_nouns and row["entities"] is None and row["topics"]:
             row = {**row, "common_nouns": lower_case_topics(row)}
@@ -78,7 +79,9 @@ def lower_cased(row: dict, punctuation: bool = True) -> dict | None:
     text = "".join(c.lower() if len(c.lower()) == 1 else c for c in row["text"])
     if punctuation:
         return {**row, "text": text}
-    kept, place, parted = [], {}, False  # `place`: of a character in the new text
+    kept: list[str] = []
+    place: dict[int, int] = {}  # of a character in the new text
+    parted = False
     for i, c in enumerate(text):
         if _is_loose_mark(text, i):
             parted = True

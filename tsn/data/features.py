@@ -5,6 +5,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pyarrow
@@ -223,8 +224,8 @@ def sample_indices(
             raise ValueError(f"sampling weight for {name!r}: no such source; there are {', '.join(sorted(known))}")
         if not 0 <= weight < float("inf"):
             raise ValueError(f"the sampling weight of {name!r} must be a number >= 0, not {weight}")
-    weight = row_weights(sources, weights)
-    times = np.floor(weight) + (np.random.default_rng(seed).random(len(weight)) < weight % 1)
+    wanted = row_weights(sources, weights)
+    times = np.floor(wanted) + (np.random.default_rng(seed).random(len(wanted)) < wanted % 1)
     return np.repeat(np.arange(len(sources)), times.astype(np.int64))
 
 
@@ -240,7 +241,7 @@ class TSNCollator:
 
     def __call__(self, features: Sequence[dict]) -> dict:
         padding = {**padding_values(self.tokenizer), **dict.fromkeys(TOKEN_LABELS, IGNORED)}
-        batch = {
+        batch: dict[str, Any] = {
             # To the right whatever the tokenizer's side, so that token positions stay what they were.
             name: pad_sequence([torch.as_tensor(feature[name]) for feature in features], True, padding[name])
             for name in (*self.tokenizer.model_input_names, *TOKEN_LABELS)

@@ -41,12 +41,12 @@ def reliability(scores: Sequence[float], correct: Sequence[bool], bins: int = BI
     Returns:
         List of `{"score", "accuracy", "count"}`, means of the bins that are not empty, by score.
     """
-    scores, correct = np.asarray(scores, dtype=float), np.asarray(correct, dtype=float)
-    bin_of = np.minimum((scores * bins).astype(int), bins - 1)  # (answers,)
+    values, hits = np.asarray(scores, dtype=float), np.asarray(correct, dtype=float)  # (answers,) each
+    bin_of = np.minimum((values * bins).astype(int), bins - 1)  # (answers,)
     return [
         {
-            "score": float(scores[bin_of == i].mean()),
-            "accuracy": float(correct[bin_of == i].mean()),
+            "score": float(values[bin_of == i].mean()),
+            "accuracy": float(hits[bin_of == i].mean()),
             "count": int((bin_of == i).sum()),
         }
         for i in np.unique(bin_of)

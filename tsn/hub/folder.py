@@ -15,7 +15,7 @@ _WEIGHTS, _UNFINISHED = "model.safetensors", ".writing-"
 _LOCAL_KEYS = ("_name_or_path", "name_or_path", "is_local", "local_files_only", "trust_remote_code", "_commit_hash")
 
 
-def write_hub_folder(model, tokenizer, folder: os.PathLike, dtype: torch.dtype = torch.float16) -> None:
+def write_hub_folder(model, tokenizer, folder: str | os.PathLike, dtype: torch.dtype = torch.float16) -> None:
     """Writes a folder that `pipeline("topic-sentiment-ner", model=folder, trust_remote_code=True)` loads.
 
     `save_pretrained` of model and tokenizer does so too. This also stores the weights in fp16, which is half the size,
@@ -35,8 +35,8 @@ def write_hub_folder(model, tokenizer, folder: os.PathLike, dtype: torch.dtype =
     for unfinished in folder.glob(f"{_UNFINISHED}*"):
         shutil.rmtree(unfinished)
     weights = {name: w.to(dtype) if w.is_floating_point() else w for name, w in model.state_dict().items()}
-    with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=folder) as new:
-        new = Path(new)
+    with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=folder) as temporary:
+        new = Path(temporary)
         model.save_pretrained(new, state_dict=weights)
         tokenizer.model_max_length = token_limit(tokenizer, model.config) or tokenizer.model_max_length
         tokenizer.save_pretrained(new)

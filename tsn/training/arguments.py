@@ -4,7 +4,7 @@ import argparse
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 import yaml
@@ -228,8 +228,9 @@ def parse_arguments(
         SystemExit: an unknown option, or options that do not go together; the usage is printed.
         ValueError: the same, found by transformers.
     """
+    groups: Any = (ModelArguments, LoraArguments, DataArguments, TSNTrainingArguments)
     parser = HfArgumentParser(
-        (ModelArguments, LoraArguments, DataArguments, TSNTrainingArguments),
+        groups,
         description=description,
         formatter_class=_HelpFormatter,
         usage="%(prog)s [CONFIG.yaml|CONFIG.json] --train_file FILE ... --output_dir OUT [options]",

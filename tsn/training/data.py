@@ -43,7 +43,7 @@ def load_data(
         ValueError: no row with words, nothing annotated, or a sampling weight that makes no sense.
     """
     weights = read_weights(data.sampling_weights)
-    sources = set()
+    sources: set[str] = set()
 
     def rows(paths, split):
         for path in paths:
@@ -134,7 +134,8 @@ class InvalidRows:
     """Writes the rows that are left out to a file, each once however often a stream repeats, and counts them."""
 
     def __init__(self, path: str | Path):
-        self.path, self.seen = Path(path), set()
+        self.path = Path(path)
+        self.seen: set[str] = set()
 
     def __call__(self, error: ValueError, raw: dict | None) -> None:
         if str(error) in self.seen:

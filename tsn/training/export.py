@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import cast
 
 import torch
 from datasets import Dataset
@@ -28,14 +29,15 @@ def export(
     weights = trainer.accelerator.get_state_dict(trainer.model)  # by all processes: with FSDP, each holds a part
     if trainer.is_world_process_zero():
         model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
-        out = Path(trainer.args.output_dir)
+        training = cast(TSNTrainingArguments, trainer.args)
+        out = Path(training.output_dir)
         if isinstance(model, TSNModel):
             plain = TSNModel(model.config)
             plain.load_state_dict(weights)
-            write_output(plain, tokenizer, validation, trainer.state, trainer.args, torch.float16)
+            write_output(plain, tokenizer, validation, trainer.state, training, torch.float16)
         else:
             merged = _save_and_merge(model, arguments, out / ADAPTER)
-            write_output(merged, tokenizer, validation, trainer.state, trainer.args, torch.float32)
+            write_output(merged, tokenizer, validation, trainer.state, training, torch.float32)
             store_temperatures(out / ADAPTER, merged.config.temperatures)
     trainer.accelerator.wait_for_everyone()
 

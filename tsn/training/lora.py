@@ -8,6 +8,7 @@ lies beside the model and not in it: transformers silently loads adapter files a
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -79,10 +80,16 @@ def add_adapter(
     if unknown:
         known = ", ".join(sorted(_linear_layers(model)))
         raise ValueError(f"the encoder has no linear layers {', '.join(sorted(unknown))}; it has {known}")
-    options = {"r": rank, "lora_alpha": alpha, "lora_dropout": dropout, "bias": "none"}
     heads = HEAD_LAYERS + [name for name in _OPTIONAL_HEADS if hasattr(model, name)]
-    adapted = get_peft_model(model, LoraConfig(target_modules=modules, modules_to_save=heads, **options))
-    return _without_base_name(adapted)
+    lora = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        bias="none",
+        target_modules=modules,
+        modules_to_save=heads,
+    )
+    return _without_base_name(get_peft_model(model, lora))
 
 
 def load_adapter(model: TSNModel, folder: str | Path, trainable: bool = False) -> PeftModel:
@@ -131,10 +138,11 @@ def save_adapter(adapted: PeftModel, folder: str | Path, base: str, base_digest:
     adapted.peft_config["default"].base_model_name_or_path = (
         Path(base).resolve().name if Path(base).exists() else str(base)
     )
-    adapted.save_pretrained(folder, save_embedding_layers=False)
+    adapted.save_pretrained(str(folder), save_embedding_layers=False)
     _without_base_name(adapted)
     (folder / "README.md").unlink(missing_ok=True)  # an empty form
-    values = without_local_keys(adapted.get_base_model().config.to_dict())
+    config: Any = adapted.get_base_model().config
+    values = without_local_keys(config.to_dict())
     without_quantization(values)
     (folder / "config.json").write_text(json.dumps({**values, _BASE: base_digest}, indent=2) + "\n", encoding="utf-8")
 

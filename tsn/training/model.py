@@ -1,6 +1,7 @@
 """The model to train: an encoder with new heads, a TSN model, or either with a LoRA adapter."""
 
 from dataclasses import fields
+from typing import Any
 
 import torch
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
@@ -44,7 +45,7 @@ def build_model(arguments: ModelArguments, lora: LoraArguments, device: torch.de
     """
     if not lora.lora:
         return load_model(arguments)
-    options = {}
+    options: dict[str, Any] = {}
     if lora.load_in_8bit:
         options = {"quantization_config": eight_bits(), "dtype": torch.float32}
         if device.type == "cuda":
@@ -89,9 +90,9 @@ def load_model(arguments: ModelArguments, config: TSNConfig | None = None, **opt
         model = TSNModel.from_pretrained(arguments.backbone, **options)
         model.config.loss_weights = given.pop("loss_weights", model.config.loss_weights)
         if given and config is None:
-            given = {"entity_types" if name == "ner_labels" else name for name in given}
+            names = {"entity_types" if name == "ner_labels" else name for name in given}
             raise ValueError(
-                f"{arguments.backbone} is a TSN model and brings its own {', '.join(sorted(given))}: leave them out."
+                f"{arguments.backbone} is a TSN model and brings its own {', '.join(sorted(names))}: leave them out."
             )
     if arguments.encoder_dropout is not None:
         set_dropout(model.backbone, arguments.encoder_dropout)

@@ -3,6 +3,7 @@
 import logging
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import EarlyStoppingCallback, set_seed
@@ -36,13 +37,14 @@ def train(
     checkpoint = find_checkpoint(training.resume_from_checkpoint, training.output_dir)
     tokenizer = load_tokenizer(model_arguments.backbone)
     model = build_model(model_arguments, lora, training.device)
+    config: Any = model.config
     invalid = None
     if data.invalid_rows == "skip":
         first = training.process_index == 0  # every process reads every row, one writes what is wrong
         invalid = InvalidRows(Path(training.output_dir) / "invalid_rows.jsonl") if first else lambda error, raw: None
-    features, validation = load_data(data, tokenizer, model.config, training.seed, invalid)
+    features, validation = load_data(data, tokenizer, config, training.seed, invalid)
     if training.eval_strategy != "no":
-        check_metric(training.metric_for_best_model, validation, tokenizer, model.config)
+        check_metric(training.metric_for_best_model, validation, tokenizer, config)
     callbacks = []
     if training.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(training.early_stopping_patience))
@@ -53,7 +55,7 @@ def train(
         train_dataset=features,
         eval_dataset=validation,
         processing_class=tokenizer,
-        compute_metrics=chunk_metrics(model.config),
+        compute_metrics=chunk_metrics(config),
         callbacks=callbacks,
     )
     # On a CPU, the backward pass of the fused attention in bf16 takes seven times as long as plain products.

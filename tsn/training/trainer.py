@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -163,7 +164,8 @@ def check_metric(name: str, features: Dataset, tokenizer: PreTrainedTokenizerFas
 
     Known before training, so that no epoch is lost to a misspelt name.
     """
-    seen, chosen, first = set(), [], 0  # a chunk with every label that occurs, so that no metric is missing
+    seen: set[tuple[str, int]] = set()
+    chosen, first = [], 0  # a chunk with every label that occurs, so that no metric is missing
     for batch in features.select_columns(LABELS[:-1]).iter(1000):
         for i, columns in enumerate(zip(*batch.values())):
             labels = {(key, tag) for key, tags in zip(batch, columns) for tag in np.unique(tags) if tag != IGNORED}
@@ -172,10 +174,10 @@ def check_metric(name: str, features: Dataset, tokenizer: PreTrainedTokenizerFas
                 chosen.append(first + i)
         first += i + 1
     batch = TSNCollator(tokenizer)([features[i] for i in chosen])
-    labels = [batch[key].numpy() for key in LABELS]
+    gold: Any = [batch[key].numpy() for key in LABELS]
     sizes = [len(getattr(config, f"{kind}_labels")) for kind in ("topic", "ner", "sentiment", "sentiment")]
-    right = [np.eye(n, dtype=np.float32)[np.maximum(tags, 0)] for n, tags in zip(sizes, labels)]
-    metrics = {"loss", *chunk_metrics(config)(EvalPrediction(right, labels))}
+    right: Any = [np.eye(n, dtype=np.float32)[np.maximum(tags, 0)] for n, tags in zip(sizes, gold)]
+    metrics = {"loss", *chunk_metrics(config)(EvalPrediction(right, gold))}
     if name.removeprefix("eval_") not in metrics:
         raise ValueError(
             f"--metric_for_best_model: the validation data give no metric {name!r}; they give "
