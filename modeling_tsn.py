@@ -226,13 +226,7 @@ class TSNModel(PreTrainedModel):
         ner_logits = self.ner_head(tokens)  # (batch, tokens, entity tags)
         pooled = self._pool(hidden, attention_mask)  # (batch, hidden)
         sentiment_logits = self.sentiment_head(self.dropout(pooled))  # (batch, classes)
-        if self.config.topic_sentiment_head:
-            topic_sentiment_logits = self.topic_sentiment_head(tokens)  # (batch, tokens, classes)
-        elif self.config.pooling == "mean":
-            # The head is linear: the mean over all tokens gives the logits of the text.
-            topic_sentiment_logits = self.sentiment_head(tokens)  # (batch, tokens, classes)
-        else:
-            topic_sentiment_logits = sentiment_logits[:, None].expand(-1, hidden.shape[1], -1)
+        topic_sentiment_logits = self._span_sentiment(tokens, sentiment_logits)  # (batch, tokens, classes)
 
         losses = {
             "topic": _mean_cross_entropy(topic_logits, topic_labels),
@@ -253,6 +247,15 @@ class TSNModel(PreTrainedModel):
             attentions=outputs.attentions if output_attentions else None,
         )
         return output if return_dict else output.to_tuple()
+
+    def _span_sentiment(self, tokens, sentiment_logits):
+        """`(batch, tokens, classes)`: the sentiment of a span is read from the mean over its words."""
+        if self.config.topic_sentiment_head:
+            return self.topic_sentiment_head(tokens)  # (batch, tokens, classes)
+        if self.config.pooling == "mean":
+            # The head is linear: the mean over all tokens gives the logits of the text.
+            return self.sentiment_head(tokens)  # (batch, tokens, classes)
+        return sentiment_logits[:, None].expand(-1, tokens.shape[1], -1)  # (batch, tokens, classes)
 
     def _pool(self, hidden, attention_mask):
         if self.config.pooling == "cls":
