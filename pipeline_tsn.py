@@ -53,17 +53,12 @@ class TSNPipeline(ChunkPipeline):
     Example:
         ```python
         tsn = pipeline("topic-sentiment-ner", model="org/tsn", trust_remote_code=True)
-        tsn("Apple Pay arrived in Colombia on Tuesday. Customers love the new payment method.")
-        # {"topics": [{"word": "Apple Pay", "score": 0.80, "start": 0, "end": 9,
-        #              "sentiment": "positive", "sentiment_score": 0.93},
-        #             {"word": "payment method", "score": 0.51, "start": 65, "end": 79,
-        #              "sentiment": "positive", "sentiment_score": 0.80}],
-        #  "sentiment": {"label": "positive", "score": 0.92,
-        #                "scores": {"negative": 0.02, "neutral": 0.06, "positive": 0.92}},
-        #  "entities": [{"entity_group": "MISC", "word": "Apple Pay", "score": 0.66, "start": 0, "end": 9,
-        #                "sentiment": "positive", "sentiment_score": 0.93},
-        #               {"entity_group": "LOC", "word": "Colombia", "score": 0.94, "start": 21, "end": 29,
-        #                "sentiment": "positive", "sentiment_score": 0.88}]}
+        tsn("Battery life is superb, but the customer service of Acme Corp never answered my emails.")
+        # {"topics": [{"word": "Battery life", "score": 0.82, "start": 0, "end": 12, "sentiment": "positive",
+        #              "sentiment_score": 0.98}, ...],
+        #  "sentiment": {"label": "positive", "score": 0.54, "scores": {"negative": 0.29, ...}},
+        #  "entities": [{"entity_group": "ORG", "word": "Acme Corp", "score": 0.35, "start": 52, "end": 61,
+        #                "sentiment": "negative", "sentiment_score": 0.96}]}
         ```
 
     Parameters of the constructor or of a call:
@@ -95,8 +90,7 @@ class TSNPipeline(ChunkPipeline):
             raise ValueError("TSNPipeline needs a fast tokenizer, which gives offsets: pass tokenizer=...")
         self._runner()
 
-    # `pipe.model` may be set to another model, or to `torch.compile(pipe.model)`, at any time: what is made from the
-    # model is kept only as long as the pipeline holds that model.
+    # `pipe.model` may be set at any time: what is made from a model is kept only as long as the pipeline holds it.
 
     def _runner(self):
         """The model in the form that runs it."""
