@@ -71,7 +71,7 @@ backbone: out/backbone/tokenizer.json  ## make the encoder that training starts 
 
 BACKBONE ?= .
 WILD = $(DATA)/train.parquet $(DATA)/train_wild.parquet
-train: .venv/installed  ## train BACKBONE (this folder's model) further on DATA, as version 3 was trained; writes out/v3
+train: .venv/installed  ## train BACKBONE (this folder's model) further on all of DATA, towards version 3; writes out/v3
 	@mkdir -p out
 	.venv/bin/python -m scripts.label_entities $(BACKBONE) $(WILD) --output out/reviews-entities.parquet
 	.venv/bin/python train.py configs/tsn-v3.yaml --backbone $(BACKBONE) --output_dir out/v3 \

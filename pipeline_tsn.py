@@ -53,12 +53,12 @@ class TSNPipeline(ChunkPipeline):
     Example:
         ```python
         tsn = pipeline("topic-sentiment-ner", model="org/tsn", trust_remote_code=True)
-        tsn("Battery life is superb, but the customer service of Acme Corp never answered my emails.")
-        # {"topics": [{"word": "Battery life", "score": 0.82, "start": 0, "end": 12, "sentiment": "positive",
-        #              "sentiment_score": 0.98}, ...],
-        #  "sentiment": {"label": "positive", "score": 0.54, "scores": {"negative": 0.29, ...}},
-        #  "entities": [{"entity_group": "ORG", "word": "Acme Corp", "score": 0.35, "start": 52, "end": 61,
-        #                "sentiment": "negative", "sentiment_score": 0.96}]}
+        tsn("The European Central Bank raised interest rates, President Christine Lagarde said in Frankfurt.")
+        # {"topics": [{"word": "European Central Bank", "score": ..., "start": 4, "end": 25, "sentiment": "neutral",
+        #              "sentiment_score": ...}],
+        #  "sentiment": {"label": "neutral", "score": ..., "scores": {"negative": ..., "neutral": ..., ...}},
+        #  "entities": [{"entity_group": "ORG", "word": "European Central Bank", "score": ..., "start": 4, "end": 25,
+        #                "sentiment": "neutral", "sentiment_score": ...}, ...]}
         ```
 
     Parameters of the constructor or of a call:

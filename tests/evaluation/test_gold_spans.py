@@ -59,6 +59,14 @@ def test_any_span_is_read_at_the_words_that_it_touches(spans_pipe, data, text):
         assert reading["targets"] == [label]
 
 
+def test_rows_whose_spans_have_no_sentiment_are_not_read(spans_pipe, monkeypatch):
+    monkeypatch.setattr(spans_pipe, "preprocess", None)
+    topics = [{"start": 0, "end": 3, "sentiment": None}, {"start": 4, "end": 5}]
+    assert read_gold_spans(spans_pipe, [{"text": TEXTS[0], "topics": topics}]) == [
+        {"topics": [None] * 2, "targets": []}
+    ]
+
+
 def test_rows_without_spans_are_not_read(spans_pipe, monkeypatch):
     monkeypatch.setattr(spans_pipe, "preprocess", None)
     rows = [{"text": TEXTS[0], "topics": None, "targets": None}, {"text": TEXTS[1], "topics": [], "targets": []}]
@@ -68,7 +76,8 @@ def test_rows_without_spans_are_not_read(spans_pipe, monkeypatch):
 
 def test_a_span_that_a_chunk_cuts_is_read_in_both_parts_and_one_without_words_not_at_all(spans_pipe):
     text = f"{LONG} \u200b"
-    whole, nothing = {"start": 0, "end": len(text)}, {"start": len(text) - 1, "end": len(text)}
+    whole = {"start": 0, "end": len(text), "sentiment": "neutral"}
+    nothing = {"start": len(text) - 1, "end": len(text), "sentiment": "neutral"}
     rows = [{"text": text, "topics": [whole, nothing], "targets": None}]
     assert len(spans_pipe(text, return_chunks=True)["chunks"]) > 1
     (reading,) = read_gold_spans(spans_pipe, rows)

@@ -20,11 +20,13 @@ def read_gold_spans(pipe, rows, batch_size=32):
 
     Returns:
         A dict for each row: `topics` and `targets`, lists of labels in the order of the row's spans, empty where
-        nothing is annotated. A span without a word, such as a zero-width space, has None.
+        nothing is annotated. A span without a word, such as a zero-width space, has None, and so have all spans of a
+        row in which none has a sentiment to compare with.
     """
     labels = pipe.model.config.sentiment_labels
-    readings = [{name: [] for name in SPANS} for _ in rows]
-    marked = [i for i, row in enumerate(rows) if any(row.get(name) for name in SPANS)]
+    readings = [{name: [None] * len(row.get(name) or []) for name in SPANS} for row in rows]
+    spans = [[span for name in SPANS for span in row.get(name) or []] for row in rows]
+    marked = [i for i, of_row in enumerate(spans) if any(span.get("sentiment") for span in of_row)]
     with tqdm(total=len(marked), desc="reading annotated spans", unit="text", disable=not marked) as progress:
         for start in range(0, len(marked), GROUP):
             group = marked[start : start + GROUP]

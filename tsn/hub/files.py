@@ -1,4 +1,4 @@
-"""Which files a Hub repository of TSN holds: those named here and no others."""
+"""Which files a Hub repository of TSN holds: those named here, what its pages link to, and no others."""
 
 import json
 import posixpath

@@ -1,4 +1,4 @@
-"""Training: the options, the trainer, adapters, and a head for the sentiment of topics."""
+"""Training: the options, the model and data they ask for, the trainer, adapters, and what a run leaves behind."""
 
 import logging
 
