@@ -138,11 +138,11 @@ def decoded(name, content):
     """A text file's content: in UTF-8, or in what its byte order mark says."""
     if content.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"PAR1\x15")):
         raise gr.Error(f"{name} is an Office file, an archive or Parquet under another name: save it as CSV.")
-    encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    encoding = "UTF-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "UTF-8"
     try:
-        return content.decode(encoding)
+        return content.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        raise gr.Error(f"{name} is not {encoding[:6].upper()} text (byte {error.start}): save it as UTF-8.") from error
+        raise gr.Error(f"{name} is not {encoding} text (byte {error.start}): save it as UTF-8.") from error
 
 
 def csv_table(name, content, kind):
