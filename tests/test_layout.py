@@ -124,6 +124,14 @@ def test_heads_are_those_of_the_runtime():
     assert tuple(TASKS) == heads.HEADS == tuple(heads.MAIN_METRICS) and list(OUTPUTS) == heads.OUTPUTS
 
 
+def test_a_saved_model_and_a_release_carry_the_same_runtime_files():
+    """They are named twice: the runtime travels alone, and a release should not have to load torch."""
+    from configuration_tsn import RUNTIME_FILES
+    from tsn.hub import files
+
+    assert set(RUNTIME_FILES) == set(files.RUNTIME_FILES)
+
+
 @pytest.mark.parametrize("name", ["MAIN_METRICS", "HEADS", "OUTPUTS", "ROOT"])
 def test_what_rooms_share_is_defined_once(name):
     found = [
