@@ -12,8 +12,10 @@ from transformers import AutoConfig, PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 try:
+    from .chunking_tsn import check_number, check_whole_number
     from .tagging_tsn import TagScheme, bioes_labels
 except ImportError:  # run from a folder of plain files: scripts, accelerate, pytest
+    from chunking_tsn import check_number, check_whole_number
     from tagging_tsn import TagScheme, bioes_labels
 if __package__:  # transformers does not tell the package of its modules, where pickling by name looks for them
     setattr(sys.modules[__package__], __name__.rpartition(".")[2], sys.modules[__name__])
@@ -167,14 +169,12 @@ class TSNConfig(PretrainedConfig):
                 )
         if self.pooling not in ("cls", "mean"):
             raise ValueError(f"pooling must be 'cls' or 'mean', not {self.pooling!r}")
-        if not isinstance(self.chunk_words, int) or isinstance(self.chunk_words, bool) or self.chunk_words < 1:
-            raise ValueError(f"chunk_words must be a whole number >= 1, not {self.chunk_words!r}")
+        check_whole_number("chunk_words", self.chunk_words, 1)
         if not _is_number(self.head_dropout, 0, 1) or self.head_dropout == 1:
             raise ValueError(f"head_dropout must be a probability in [0, 1), not {self.head_dropout!r}")
         if not isinstance(self.topic_sentiment_head, bool):
             raise ValueError(f"topic_sentiment_head must be true or false, not {self.topic_sentiment_head!r:.100}")
-        if not _is_number(self.initializer_range, 0, 1e3):
-            raise ValueError(f"initializer_range must be a number from 0 to 1000, not {self.initializer_range!r}")
+        check_number("initializer_range", self.initializer_range, 0, 1e3)
         _check_backbone(self.backbone_config)
         for config in (self, self.backbone_config):
             dtype = getattr(config, "dtype", None)
