@@ -23,6 +23,7 @@ from transformers import AutoTokenizer
 from modeling_tsn import TSNModel
 from pipeline_tsn import TSNPipeline
 from tsn.data.annotated import read_rows
+from tsn.evaluation.aspects import review_sources
 
 SOURCE = "reviews-entities"
 SURE = 0.65  # score of the least certain entity of a row
@@ -39,15 +40,16 @@ def is_accounted_for(row: dict, entities: list[dict]) -> bool:
     """Whether the entities can be taken for all that the text has."""
     if not entities or min(entity["score"] for entity in entities) < SURE:
         return False
-    covered = [any(e["start"] <= start and end <= e["end"] for e in entities) for start, end in capitals(row["text"])]
-    inside = {start for start, _ in capitals(row["text"])}
-    return (row["language"] == "de" or all(covered)) and all(e["start"] in inside for e in entities)
+    words = capitals(row["text"])
+    covered = (any(e["start"] <= start and end <= e["end"] for e in entities) for start, end in words)
+    starts = {start for start, _ in words}
+    return (row["language"] == "de" or all(covered)) and all(e["start"] in starts for e in entities)
 
 
 def candidates(paths: list[str], config) -> list[dict]:
     """Reviews without annotated entities that have a capital within a sentence."""
     rows = [row for path in paths for row in read_rows(path, config)]
-    reviews = {row["source"] for row in rows if any(topic.get("sentiment") for topic in row["topics"] or [])}
+    reviews = review_sources(rows)
     return [
         row
         for row in rows

@@ -16,10 +16,10 @@ from transformers import AutoTokenizer
 
 from modeling_tsn import TSNModel
 from pipeline_tsn import TSNPipeline
+from tsn.evaluation.aspects import COMMON_NOUN_SCORE
 from tsn.paths import ROOT
 
 TEXTS = ROOT / "examples" / "everyday.jsonl"
-LIKELY = 0.3  # the score from which eval.py, too, counts an entity on a common noun
 
 
 def read_texts(path: Path = TEXTS) -> list[dict]:
@@ -31,7 +31,8 @@ def differences(expected: dict, answer: dict) -> list[str]:
     """What in the pipeline's answer a person would not have said; empty where it is right.
 
     A topic may be wider or narrower than expected, and there may be more topics than expected. Entities are exact:
-    the borders, the type and where one is expected the sentiment, and there are no others.
+    the borders, the type and where one is expected the sentiment, and there are no others. Those with a lower score
+    than eval.py counts on a common noun do not count here, either.
     """
     text, wrong = expected["text"], []
     for topic in expected["topics"]:
@@ -42,7 +43,7 @@ def differences(expected: dict, answer: dict) -> list[str]:
             wrong.append(f"topic {topic['word']} is missing")
         elif not any(t["sentiment"] in topic["sentiment"] for t in found):
             wrong.append(f"topic {found[0]['word']} is {found[0]['sentiment']}, not {' or '.join(topic['sentiment'])}")
-    entities = {e["word"]: e for e in answer["entities"] if e["score"] >= LIKELY}
+    entities = {e["word"]: e for e in answer["entities"] if e["score"] >= COMMON_NOUN_SCORE}
     for entity in expected["entities"]:
         found = entities.pop(entity["word"], None)
         if found is None:
