@@ -14,6 +14,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,12 +24,37 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from configuration_tsn import TSNConfig
 from modeling_tsn import TSNModel
+from tagging_tsn import TagScheme
 from tsn.data.annotated import read_rows
 from tsn.data.features import IGNORED, TSNCollator, rows_to_features
 from tsn.heads import HEADS
 
 BINS = 15  # as in Guo et al.
+
+
+class LabelledHead(NamedTuple):
+    """What one head says of what is labelled: words for a token head, chunks for the sentiment."""
+
+    logits: np.ndarray  # (labels, classes)
+    labels: np.ndarray  # (labels,)
+    lengths: np.ndarray  # (chunks,) how many labels each chunk has
+
+    def gold_spans(self, scheme: TagScheme):
+        """The labels of a token head as `(row, first, end, type)` arrays, see `TagScheme.decode`."""
+        inside = np.arange(max(self.lengths, default=0)) < self.lengths[:, None]  # (chunks, longest)
+        tags = np.full(inside.shape, scheme.labels.index("O"))
+        tags[inside] = self.labels
+        return scheme.decode(tags)
+
+
+class Labelled(NamedTuple):
+    """What a model says of annotated data."""
+
+    heads: dict[str, LabelledHead]
+    annotated: np.ndarray  # (chunks, types) bool, the entity types that are annotated
+    sources: np.ndarray  # (chunks,) names of the sources, with their languages
 
 
 def reliability(scores: Sequence[float], correct: Sequence[bool], bins: int = BINS) -> list[dict]:
@@ -77,62 +103,75 @@ def fit_temperatures(
     Raises:
         ValueError: no head has a label.
     """
-    config = model.config
-    topic_scheme, entity_scheme = config.topic_scheme(), config.entity_scheme()
-    heads, annotated = _labelled_logits(model, tokenizer, features, batch_size)
-    if not any(len(labels) for _, labels, _ in heads.values()):
+    config: Any = model.config
+    return likeliest_temperatures(config, labelled_logits(model, tokenizer, features, batch_size))
+
+
+def likeliest_temperatures(config: TSNConfig, labelled: Labelled) -> dict[str, float]:
+    """What `fit_temperatures` does, on logits.
+
+    Args:
+        config: The model's.
+        labelled: See `labelled_logits`.
+    """
+    if not any(len(head.labels) for head in labelled.heads.values()):
         raise ValueError("the data have no labels to calibrate on")
     judges = {
-        "topic": lambda labels, lengths: _judge_spans(topic_scheme, labels, lengths),
-        "ner": lambda labels, lengths: _judge_spans(entity_scheme, labels, lengths, annotated),
-        "sentiment": lambda labels, _: _judge_classes(labels),
+        "topic": lambda head: _judge_spans(config.topic_scheme(), head),
+        "ner": lambda head: _judge_spans(config.entity_scheme(), head, labelled.annotated),
+        "sentiment": lambda head: _judge_classes(head.labels),
     }
     temperatures = {}
-    for head in HEADS:
-        logits, labels, lengths = heads[head]
-        fitted = _likeliest(logits, judges[head](labels, lengths)) if len(labels) else None
-        temperatures[head] = config.temperatures[head] if fitted is None else round(fitted, 4)
+    for name in HEADS:
+        head = labelled.heads[name]
+        fitted = _likeliest(head.logits, judges[name](head)) if len(head.labels) else None
+        temperatures[name] = config.temperatures[name] if fitted is None else round(fitted, 4)
     return temperatures
 
 
-def _labelled_logits(model, tokenizer, features, batch_size):
-    """For each head the logits and labels of what is labelled, `(labels, classes)` and `(labels,)`, and for the token
-    heads how many labels each chunk has, `(chunks,)`; and the annotated entity types, `(chunks, types)`."""
+def labelled_logits(
+    model: TSNModel, tokenizer: PreTrainedTokenizerFast, features: Dataset, batch_size: int = 64
+) -> Labelled:
+    """What the model says of everything that is labelled.
+
+    Args:
+        model, tokenizer, features: See `fit_temperatures`.
+
+    Raises:
+        ValueError: there are no features.
+    """
     if not len(features):
         raise ValueError("the data have no rows with words to calibrate on")
     model.eval()
-    parts, annotated = {task: ([], [], []) for task in HEADS}, []
+    parts: dict[str, tuple[list, list, list]] = {name: ([], [], []) for name in HEADS}
+    annotated = []
     features = features.sort("length", reverse=True)
     loader = DataLoader(features, batch_size, collate_fn=TSNCollator(tokenizer))
     for batch in tqdm(loader, desc="calibrating", unit="batch"):
         inputs = {name: batch[name].to(model.device) for name in tokenizer.model_input_names}
         with torch.no_grad():
             outputs = model(**inputs)
-        for task in HEADS:
-            logits, labels, lengths = parts[task]
-            known = batch[f"{task}_labels"] != IGNORED  # (batch, tokens), or (batch,)
-            logits.append(outputs[f"{task}_logits"].float().cpu()[known].numpy())
-            labels.append(batch[f"{task}_labels"][known].numpy())
-            if known.dim() == 2:
-                lengths.append(known.sum(1).numpy())
+        for name in HEADS:
+            logits, labels, lengths = parts[name]
+            known = batch[f"{name}_labels"] != IGNORED  # (batch, tokens), or (batch,)
+            logits.append(outputs[f"{name}_logits"].float().cpu()[known].numpy())
+            labels.append(batch[f"{name}_labels"][known].numpy())
+            lengths.append(known.reshape(len(known), -1).sum(1).numpy())
         annotated.append(batch["annotated_entity_types"].numpy())
-    heads = {task: tuple(np.concatenate(p) if p else None for p in columns) for task, columns in parts.items()}
-    return heads, np.concatenate(annotated)
+    heads = {name: LabelledHead(*map(np.concatenate, columns)) for name, columns in parts.items()}
+    return Labelled(heads, np.concatenate(annotated), np.array(features["source"][:]))
 
 
-def _judge_spans(scheme, labels, lengths, annotated=None):
+def _judge_spans(scheme, head, annotated=None):
     """A function of logits that gives the spans' scores and which are right.
 
     Args:
         annotated: `(chunks, types)` bool, the types that count; all of them if None.
     """
-    inside = np.arange(max(lengths, default=0)) < lengths[:, None]  # (chunks, longest)
-    tags = np.full(inside.shape, scheme.labels.index("O"))
-    tags[inside] = labels
-    gold = set(zip(*(part.tolist() for part in scheme.decode(tags))))
+    gold = set(zip(*(part.tolist() for part in head.gold_spans(scheme))))
 
     def judge(logits):
-        *spans, scores = scheme.best_spans(logits, lengths)
+        *spans, scores = scheme.best_spans(logits, head.lengths)
         correct = np.array([span in gold for span in zip(*(part.tolist() for part in spans))], dtype=bool)  # (spans,)
         if annotated is None:
             return scores, correct
