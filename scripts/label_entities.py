@@ -12,7 +12,6 @@ sure is enough. The rows written have entities and no other label; their source 
 
 import argparse
 import random
-import re
 import sys
 
 import pyarrow as pa
@@ -23,17 +22,11 @@ from transformers import AutoTokenizer
 from modeling_tsn import TSNModel
 from pipeline_tsn import TSNPipeline
 from tsn.data.annotated import read_rows
+from tsn.data.names import capitals
 from tsn.evaluation.aspects import review_sources
 
 SOURCE = "reviews-entities"
 SURE = 0.65  # score of the least certain entity of a row
-CAPITAL = re.compile(r"(?<=[^\W\d_,;] )[^\W\d_a-zß-öø-ÿ]\w*|(?<=[,;] )[^\W\d_a-zß-öø-ÿ]\w*")
-NO_NAME = {"I", "I'm", "OK", "TV", "PC"}
-
-
-def capitals(text: str) -> list[tuple[int, int]]:
-    """Where words with a capital stand that no sentence begins with."""
-    return [match.span() for match in CAPITAL.finditer(text) if match[0][0].isupper() and match[0] not in NO_NAME]
 
 
 def is_accounted_for(row: dict, entities: list[dict]) -> bool:

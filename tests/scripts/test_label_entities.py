@@ -7,24 +7,13 @@ import pytest
 
 from configuration_tsn import TSNConfig
 from scripts import label_entities
-from scripts.label_entities import SURE, candidates, capitals, is_accounted_for
+from scripts.label_entities import SURE, candidates, is_accounted_for
 from tests.conftest import backbone_config
 from tsn.data.annotated import read_rows
 
 
-def words(text):
-    return [text[start:end] for start, end in capitals(text)]
-
-
 def entity(text, word, score=0.9):
     return {"start": text.index(word), "end": text.index(word) + len(word), "entity_group": "LOC", "score": score}
-
-
-def test_capitals_within_a_sentence():
-    assert words("The soup in Porto was cold. Never again, says Ana.") == ["Porto", "Ana"]
-    assert words("We stayed in Évora; Lisboa was full") == ["Évora", "Lisboa"]
-    assert words("I think I'm OK with my TV") == []
-    assert words("nothing here, nor HERE") == ["HERE"]
 
 
 @pytest.mark.parametrize(

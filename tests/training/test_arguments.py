@@ -34,7 +34,9 @@ def test_shipped_configuration_is_valid(tmp_path, monkeypatch):
     assert training.learning_rate == 2e-4 and model.loss_weights == [1, 1, 1] and data.validation_file
 
 
-@pytest.mark.parametrize("option", [["--lower_case", 1.5], ["--contrast", -0.1], ["--encoder_dropout", 1]])
+@pytest.mark.parametrize(
+    "option", [["--lower_case", 1.5], ["--contrast", -0.1], ["--names", 2], ["--encoder_dropout", 1]]
+)
 def test_shares_are_shares(tmp_path, data_file, option, capsys):
     with pytest.raises(SystemExit):
         parse_arguments(options("-", data_file, tmp_path, *option))

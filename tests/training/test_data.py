@@ -38,7 +38,7 @@ def test_sampling_weights_choose_rows(tmp_path, backbone_folder, data_file, capl
             train.main(options(backbone_folder, data_file, tmp_path, *steps(1), "--sampling_weights", *pairs))
 
 
-AUGMENTED = ["--lower_case", "0.5", "--contrast", "1", "--common_nouns", "true"]
+AUGMENTED = ["--lower_case", "0.5", "--contrast", "1", "--common_nouns", "true", "--names", "1"]
 
 
 def polar_rows(count=16):

@@ -1,4 +1,4 @@
-"""More training rows from the given ones: lower-cased copies, and sentences that praise one thing and blame another.
+"""More training rows from the given ones: lower-cased copies, names in reviews, and sentences of two opinions.
 
 Every function takes checked rows, see `tsn.data.annotated.read_rows`; the spans of the rows it returns point at the
 same words.
@@ -7,6 +7,8 @@ same words.
 import random
 import unicodedata
 from collections.abc import Iterable, Iterator
+
+from tsn.data.names import Names
 
 POLARITIES = ("negative", "positive")
 BUT = {"de": "aber", "en": "but", "es": "pero", "fr": "mais", "it": "ma", "nl": "maar", "pt": "mas"}
@@ -22,6 +24,7 @@ def augment(
     lower_case: float = 0.0,
     contrast: float = 0.0,
     common_nouns: bool = False,
+    names: float = 0.0,
     seed: int = 0,
 ) -> Iterator[dict]:
     """Yields the rows, and after each the copies that are made of it.
@@ -32,14 +35,21 @@ def augment(
             punctuation, as speech is transcribed.
         contrast: Share of the short rows with one polarity that are joined with one of the opposite polarity.
         common_nouns: Whether rows without annotated entities get `common_nouns`, see `lower_case_topics`.
+        names: Share of the short reviews without names that get a copy with some, see `tsn.data.names`.
         seed: Random seed.
     """
     rng = random.Random(seed)
     pools: dict[tuple[str, str], list[dict]] = {}
+    known = Names(rng)
     for row in rows:
+        named = None
+        if names:
+            known.see(row)
+            if rng.random() < names:
+                named = known.put_into(row)
         if common_nouns and row["entities"] is None and row["topics"]:
             row = {**row, "common_nouns": lower_case_topics(row)}
-        out = [row]
+        out = [row] if named is None else [row, named]
         if contrast and row["language"] in BUT and (polarity := polarity_of(row)):
             others = pools.get((row["language"], POLARITIES[polarity == POLARITIES[0]]))
             if others and rng.random() < contrast:

@@ -136,6 +136,14 @@ class DataArguments:
             "also has capitals, are no entities: for reviews, where the entity head takes common nouns for names."
         },
     )
+    names: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of the short reviews without names (rows with topics and no annotated entities), from 0 to "
+            "1, that get a copy in which a company, person or place is named, as in 'the service at NAME'; the names "
+            "are those of the annotated entities of earlier rows."
+        },
+    )
     invalid_rows: str = field(
         default="error",
         metadata={
@@ -291,7 +299,7 @@ def _check(options, error):
         error("--streaming needs --max_steps: the length of the data is not known")
     if options.streaming and options.sampling_weights:
         error("--sampling_weights cannot go with --streaming")
-    for name in ("lower_case", "contrast"):
+    for name in ("lower_case", "contrast", "names"):
         if not 0 <= getattr(options, name) <= 1:
             error(f"--{name} is a share from 0 to 1, not {getattr(options, name)}")
     if options.encoder_dropout is not None and not 0 <= options.encoder_dropout < 1:

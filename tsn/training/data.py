@@ -50,7 +50,8 @@ def load_data(
             yield from _weighted(read_rows(path, config, split, on_invalid, data.streaming), weights, sources)
 
     def training_rows():
-        return augment(rows(data.train_file, "train"), data.lower_case, data.contrast, data.common_nouns, seed)
+        options = {name: getattr(data, name) for name in ("lower_case", "contrast", "common_nouns", "names")}
+        return augment(rows(data.train_file, "train"), **options, seed=seed)
 
     def features(read, paths, split):
         made = rows_to_features(tqdm(read, desc=f"reading {split} data", unit="row"), tokenizer, config)
