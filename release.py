@@ -14,7 +14,8 @@ then sets the tag `v1.2.0`. A tag is never moved. If a release is interrupted, r
 import argparse
 import sys
 
-from tsn.hub.release import HubError, release
+from tsn.hub.client import HubError
+from tsn.hub.release import release
 from tsn.paths import ROOT
 
 

@@ -1,7 +1,8 @@
 """A small Hugging Face Hub on loopback, for the real `huggingface_hub` client: its HTTP API over a folder.
 
-It knows model repositories: create, refs, branches, tags, preupload, LFS objects, commits, trees, files. What a
-`Fault` says goes wrong. By hand: `python tests/hub_server.py FOLDER`, and `HF_ENDPOINT` is what it prints.
+It knows model repositories: create, refs, branches, tags, preupload, LFS objects, commits, trees, files; with
+`xet=True` files are stored by Xet, see `hub_xet`. What a `Fault` says goes wrong. By hand:
+`python -m tests.hub.hub_server FOLDER`, and `HF_ENDPOINT` is what it prints.
 """
 
 import base64
@@ -21,6 +22,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import yaml
 
 from tests.hub.hub_store import HubError, Store
+from tests.hub.hub_xet import XetStorage
 
 TOKENS = {"writer-token": "write", "reader-token": "read"}
 LFS_SUFFIXES = (".safetensors", ".onnx", ".png")  # larger files, too, wherever they are more than 10 MB
@@ -50,8 +52,9 @@ class Hub(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, folder, port=0):
+    def __init__(self, folder, port=0, xet=False):
         super().__init__(("127.0.0.1", port), Handler)
+        self.xet = XetStorage(f"{folder}/xet") if xet else None
         self.store, self.faults, self.requests, self.times = Store(folder), [], [], []
         self.url = f"http://127.0.0.1:{self.server_port}"
 
@@ -166,6 +169,7 @@ class Handler(BaseHTTPRequestHandler):
             ("POST", r"/api/models/([^/]+/[^/]+)/commit/(.+)", self.commit),
             ("POST", r"/api/models/([^/]+/[^/]+)/branch/(.+)", self.branch),
             ("POST", r"/api/models/([^/]+/[^/]+)/tag/(.+)", self.tag),
+            ("GET", r"/api/models/([^/]+/[^/]+)/xet-(read|write)-token/.+", self.xet_token),
             ("POST", r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch", self.batch),
             ("PUT", r"/lfs/upload/([0-9a-f]{64})", self.upload),
             ("POST", r"/lfs/verify", self.verify),
@@ -184,7 +188,8 @@ class Handler(BaseHTTPRequestHandler):
         if self.role() != "write":
             raise HubError(403 if self.role() else 401, "You don't have the rights to create a repository")
         repo_id = f"{wanted['organization']}/{wanted['name']}"
-        self.server.store.create(repo_id, bool(wanted.get("private")))
+        private = wanted.get("private") or wanted.get("visibility") == "private"  # before huggingface_hub 1, and since
+        self.server.store.create(repo_id, bool(private))
         return self.json({"url": f"{self.server.url}/{repo_id}", "name": repo_id})
 
     def validate(self):
@@ -259,8 +264,17 @@ class Handler(BaseHTTPRequestHandler):
         ]
         return self.json({"files": modes})
 
+    def xet_token(self, repo_id, kind):
+        self.repo(repo_id, write=kind == "write")
+        if self.server.xet is None:
+            raise HubError(404, "this Hub has no Xet")
+        content, headers = self.server.xet.connection()
+        return self.json(content, **headers)
+
     def batch(self, repo_id):
         self.repo(repo_id, write=True)
+        if self.server.xet is not None and "xet" in json.loads(self.body)["transfers"]:
+            return self.json({"transfer": "xet", "objects": []})
         objects = []
         for wanted in json.loads(self.body)["objects"]:
             found = {"oid": wanted["oid"], "size": wanted["size"]}
@@ -293,6 +307,8 @@ class Handler(BaseHTTPRequestHandler):
                 additions[value["path"]] = store.entry(base64.b64decode(value["content"]))
             elif item["key"] == "lfsFile":
                 content = store.get(value["oid"])
+                if content is None and self.server.xet is not None:
+                    content = self.server.xet.get(value["oid"])
                 if content is None:
                     raise HubError(400, f"LFS object of {value['path']} was not uploaded")
                 additions[value["path"]] = store.entry(content, lfs=True)
@@ -327,6 +343,9 @@ class Handler(BaseHTTPRequestHandler):
         headers = {"X-Repo-Commit": sha, "ETag": f'"{entry["oid"]}"'}
         if entry["lfs"]:
             headers |= {"X-Linked-Etag": f'"{entry["sha256"]}"', "X-Linked-Size": str(entry["size"])}
+            if self.server.xet is not None and (found := self.server.xet.files().get(entry["sha256"])):
+                route = f"{self.server.url}/api/models/{repo_id}/xet-read-token/{sha}"
+                headers |= {"X-Xet-Hash": found[0], "X-Xet-Refresh-Route": route}
             # As a CDN has: clients follow a redirect to the same host before they look at these headers.
             other_host = self.server.url.replace("127.0.0.1", "localhost")
             return 302, {**headers, "Location": f"{other_host}/lfs/{entry['sha256']}"}, b""

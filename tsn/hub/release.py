@@ -11,6 +11,7 @@ import semver
 from huggingface_hub import constants, get_token
 
 from tsn.hub.card import INT8_MARKER, card_pages, write_pages
+from tsn.hub.client import HubError, limit_time
 from tsn.hub.files import (
     CARD,
     INT8_FILE,
@@ -21,7 +22,7 @@ from tsn.hub.files import (
     read_record,
     release_files,
 )
-from tsn.hub.repository import HubError, Repository
+from tsn.hub.repository import Repository
 from tsn.hub.verify import ask, download, same
 from tsn.paths import EVAL_RESULTS, INT8_RESULTS, ROOT, sha256
 
@@ -194,6 +195,7 @@ def publish(staged, arguments, cache):
     version, token = arguments.version, arguments.token or get_token()
     if token is None:
         raise HubError("no token: log in with `hf auth login`, set HF_TOKEN or pass --token")
+    limit_time()
     repository = Repository(arguments.repo_id, arguments.revision, token)
     _, tags = repository.references()
     tagged = repository.check_version(version, tags)

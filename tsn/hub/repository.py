@@ -1,57 +1,16 @@
 """The Hub's side of a release: everything in one commit, and a tag for it that is never moved."""
 
 import hashlib
-import sys
-from collections.abc import Iterator
 
-import requests
 import semver
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, configure_http_backend, constants
-from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
-from requests.adapters import HTTPAdapter
-from urllib3.exceptions import MaxRetryError, ResponseError
-from urllib3.util import Retry
 
-CONNECT_TIMEOUT, READ_TIMEOUT = 30, 60  # seconds without a byte; huggingface_hub itself waits for ever
-RETRIES, LONGEST_WAIT = 5, 120  # seconds; a Hub that asks for more, by Retry-After, is not waited for
+from tsn.hub import client
+from tsn.hub.client import HubError
+
 _KEPT = {".gitattributes"}  # the Hub's own file: says which files are stored as LFS objects
-
-
-class HubError(Exception):
-    """The Hub refused, failed or could not be reached; the message says what to do."""
-
-
-class _Retry(Retry):
-    def increment(self, method=None, url=None, response=None, error=None, *args, **kwargs):
-        left = super().increment(method, url, response, error, *args, **kwargs)  # raises after the last try
-        reason = f"answered {response.status}" if response is not None else f"failed ({type(error).__name__})"
-        wait = (response is not None and self.get_retry_after(response)) or left.get_backoff_time()
-        if wait > LONGEST_WAIT:
-            impatience = ResponseError(f"asks to wait {wait:.0f} s")
-            raise MaxRetryError(None, url, impatience)  # type: ignore[arg-type]  # nothing reads the pool
-        print(f"{method} {url.partition('?')[0]} {reason}; again in {wait:.0f} s", file=sys.stderr)
-        return left
-
-
-class _PatientAdapter(HTTPAdapter):
-    def send(self, request, stream=False, timeout=None, verify=True, cert=None, proxies=None):
-        return super().send(request, stream, timeout or (CONNECT_TIMEOUT, READ_TIMEOUT), verify, cert, proxies)
-
-
-def _patient_session():
-    # Not PUT, which uploads a file's bytes: huggingface_hub retries it itself and rewinds the file.
-    retry = _Retry(
-        total=RETRIES,
-        backoff_factor=0.5,
-        status_forcelist=(429, 500, 502, 503, 504),
-        allowed_methods={"GET", "HEAD", "POST"},
-        raise_on_status=False,
-    )
-    session = requests.Session()
-    for scheme in ("http://", "https://"):
-        session.mount(scheme, _PatientAdapter(max_retries=retry))
-    return session
 
 
 class Repository:
@@ -66,39 +25,10 @@ class Repository:
     """
 
     def __init__(self, repo_id, branch="main", token=None):
-        configure_http_backend(_patient_session)
-        constants.HF_HUB_DISABLE_XET = True  # its uploads go their own way, without these time limits and retries
         self.repo_id, self.branch, self._api = repo_id, branch, HfApi(token=token)
 
     def _ask(self, method, **arguments):
-        try:
-            answer = getattr(self._api, method)(repo_id=self.repo_id, **arguments)
-            return list(answer) if isinstance(answer, Iterator) else answer  # pages are fetched while they are read
-        # huggingface_hub raises RuntimeError for a failed upload and ValueError for a card that the Hub refuses.
-        except (HfHubHTTPError, requests.RequestException, RuntimeError, ValueError) as error:
-            raise HubError(self._explain(error)) from error
-
-    def _explain(self, error):
-        cause = error
-        while not isinstance(cause, (HfHubHTTPError, requests.RequestException)) and cause.__cause__ is not None:
-            cause = cause.__cause__
-        status = getattr(getattr(cause, "response", None), "status_code", None)
-        reason = getattr(cause, "server_message", None) or str(error).strip().partition("\n")[0]
-        advice = {
-            404: f"{self.repo_id} or this revision of it does not exist, or the token may not see it",
-            401: "the token is not known to the Hub: log in with `hf auth login`, set HF_TOKEN or pass --token",
-            403: f"the token may not write to {self.repo_id}: use one with write access",
-            409: "the repository was changed by someone else meanwhile: run the release again",
-            412: "the repository was changed by someone else meanwhile: run the release again",
-        }.get(status or 0)
-        if advice:
-            return f"{advice} (the Hub answered {status}: {reason})"
-        if status is None and isinstance(cause, requests.RequestException):
-            hub = f"the Hub at {self._api.endpoint}"
-            return f"{hub} cannot be reached or does not answer: run the release again ({reason})"
-        if status is not None and status >= 429:
-            return f"the Hub answered {status} repeatedly: run the release again later ({reason})"
-        return f"the Hub refused: {error}"
+        return client.ask(getattr(self._api, method), repo_id=self.repo_id, **arguments)
 
     def references(self):
         """`(branches, tags)`, each a dict of names to commits; empty if the repository does not exist."""
@@ -130,7 +60,7 @@ class Repository:
             HubError: a private one was asked for and it is public.
         """
         self._ask("create_repo", private=private or None, exist_ok=True)
-        if private and not self._ask("model_info").private:
+        if private and not self._ask("model_info", timeout=client.TIME_LIMIT).private:
             raise HubError(f"{self.repo_id} is public, and --private was asked for: make it private first")
         if self.branch != "main" and self.branch not in self.references()[0]:
             self._ask("create_branch", branch=self.branch, exist_ok=True)

@@ -59,9 +59,8 @@ def download(repo_id, revision, cache, token):
 
 def _run(task, plan, cache, environment):
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "HF_", "TRANSFORMERS_"))}
-    if "HF_ENDPOINT" in os.environ:
-        kept["HF_ENDPOINT"] = os.environ["HF_ENDPOINT"]
-    environment = kept | {"HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1"} | environment
+    kept |= {name: os.environ[name] for name in ("HF_ENDPOINT", "HF_HUB_DISABLE_XET") if name in os.environ}
+    environment = kept | {"HF_HOME": str(cache)} | environment
     with tempfile.TemporaryDirectory() as empty:
         try:
             done = subprocess.run(
@@ -111,7 +110,9 @@ def _download(repo_id, revision, tries=3):
     for left in reversed(range(tries)):
         try:
             return snapshot_download(repo_id, revision=revision)
-        except OSError:  # a broken download is resumed; huggingface_hub itself retries only some causes
+        # A broken download is resumed; huggingface_hub itself retries only some causes. Its errors are OSErrors before
+        # 1.0, and httpx's after.
+        except Exception:
             if not left:
                 raise
             time.sleep(2)
