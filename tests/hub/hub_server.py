@@ -1,8 +1,8 @@
 """A small Hugging Face Hub on loopback, for the real `huggingface_hub` client: its HTTP API over a folder.
 
 It knows model repositories: create, refs, branches, tags, preupload, LFS objects, commits, trees, files; with
-`xet=True` files are stored by Xet, see `hub_xet`. What a `Fault` says goes wrong. By hand:
-`python -m tests.hub.hub_server FOLDER`, and `HF_ENDPOINT` is what it prints.
+`xet=True` files are stored by Xet, see `hub_xet`. The data set `a/b` is the repository `datasets--a/b`. What a `Fault`
+says goes wrong. By hand: `python -m tests.hub.hub_server FOLDER`, and `HF_ENDPOINT` is what it prints.
 """
 
 import base64
@@ -174,6 +174,7 @@ class Handler(BaseHTTPRequestHandler):
             ("PUT", r"/lfs/upload/([0-9a-f]{64})", self.upload),
             ("POST", r"/lfs/verify", self.verify),
             ("GET", r"/lfs/([0-9a-f]{64})", self.lfs),
+            ("GET", r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.data_set_file),
             ("GET", r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.file),
         ]
         method = "GET" if self.command == "HEAD" else self.command
@@ -350,6 +351,9 @@ class Handler(BaseHTTPRequestHandler):
             other_host = self.server.url.replace("127.0.0.1", "localhost")
             return 302, {**headers, "Location": f"{other_host}/lfs/{entry['sha256']}"}, b""
         return self.ranged(self.server.store.get(entry["sha256"]), headers)
+
+    def data_set_file(self, repo_id, revision, path):
+        return self.file(f"datasets--{repo_id}", revision, path)
 
     def lfs(self, oid):
         content = self.server.store.get(oid)

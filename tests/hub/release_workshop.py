@@ -51,7 +51,7 @@ VERSIONS = ("2.0.0", "1.1.0-rc.1", "1.0.1", "1.0.0", "1.0.0-rc.1", "0.9.0")
 EXPECTED = {
     *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
     *(["special_tokens_map.json"] if transformers.__version__[0] == "4" else []),  # 5 writes none
-    *("README.md", "LICENSE", "docs/more.md", "examples/app.png"),
+    *("README.md", "LICENSE", "docs/more.md", "examples/app.png", "notebook.ipynb"),
     *("eval_results.json", "bench/results/int8/eval_results.json"),
     *(
         "configuration_tsn.py",
@@ -133,6 +133,7 @@ def original(onnx_folder, data_file, tmp_path_factory):
     for page, text in (("docs/more.md", MORE), ("examples/app.png", "PNG")):
         (folder / page).parent.mkdir(exist_ok=True)
         (folder / page).write_text(text, "utf-8")
+    shutil.copy(ROOT / "examples" / "notebook.ipynb", folder / "examples")
     entries = "".join(f"\n## [{version}] - 2026-11-25\n\n- Better.\n" for version in VERSIONS)
     (folder / "CHANGELOG.md").write_text(f"# Changelog\n{entries}", "utf-8")
     card = NEW_CARD.format(name="tsn", task="topic-sentiment-ner") + CARD
@@ -162,7 +163,7 @@ def lay_out_as_on_the_hub(folder):
     download. The names are written out here, not asked of the code that is tested."""
     there = folder / "out" / "hub"
     moved = {"eval_results.json": "results/eval_results.json", "requirements.txt": "requirements/endpoint.txt"}
-    moved |= {"requirements-space.txt": "requirements/space.txt"}
+    moved |= {"requirements-space.txt": "requirements/space.txt", "notebook.ipynb": "examples/notebook.ipynb"}
     for name in EXPECTED - {".gitattributes"}:
         (there / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(folder / moved.get(name, name.removeprefix("bench/")), there / name)

@@ -15,6 +15,7 @@ RUNTIME_FILES = (
     *("configuration_tsn.py", "modeling_tsn.py", "onnx_tsn.py"),
     *("tagging_tsn.py", "chunking_tsn.py", "pipeline_tsn.py"),
 )
+NOTEBOOK = "notebook.ipynb"  # at the root of a repository, the Hub opens it in Colab and Kaggle
 SERVING_FILES = {  # name on the Hub: name here
     "LICENSE": "LICENSE",  # of the code, which travels with every model
     "handler.py": "handler.py",
@@ -22,10 +23,14 @@ SERVING_FILES = {  # name on the Hub: name here
     "app.py": "app.py",
     "highlight_tsn.py": "highlight_tsn.py",
     "requirements-space.txt": "requirements/space.txt",
+    NOTEBOOK: f"examples/{NOTEBOOK}",
 }
 QUANTIZATION_REPORT, INT8_FILE = "onnx/quantization_report.json", "onnx/model_quantized.onnx"
+TOKENIZER_FILES = (  # which of them there are depends on the tokenizer, and on the transformers that wrote it
+    *("tokenizer.json", "tokenizer_config.json"),
+    *("special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt"),
+)
 _NEEDED = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", str(EVAL_RESULTS))
-_OPTIONAL = ("special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt")
 _ONNX = re.compile(r"(model|model_quantized)\.onnx|ort_config\.json|quantization_report\.(json|md|png)")
 _ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "config.json")  # as tsn/training/lora.py reads them
 _CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
@@ -101,7 +106,7 @@ def release_files(folder, pages):
     """
     folder = Path(folder).resolve()
     ours = {**{name: name for name in RUNTIME_FILES}, **SERVING_FILES}
-    own = [*_NEEDED, *(name for name in _OPTIONAL if (folder / name).exists())]
+    own = [*_NEEDED, *(name for name in TOKENIZER_FILES[2:] if (folder / name).exists())]
     own += [f"onnx/{path.name}" for path in folder.glob("onnx/*") if _ONNX.fullmatch(path.name)]
     for config in folder.glob("*/adapter_config.json"):
         if not config.parent.name.startswith("checkpoint-"):  # the trainer's own

@@ -8,13 +8,15 @@ import tempfile
 from pathlib import Path
 
 import semver
-from huggingface_hub import constants, get_token
+from huggingface_hub import HfApi, constants, get_token
 
+from tsn.hub.benchmarks import benchmark_files
 from tsn.hub.card import INT8_MARKER, card_pages, write_pages
 from tsn.hub.client import HubError, limit_time
 from tsn.hub.files import (
     CARD,
     INT8_FILE,
+    NOTEBOOK,
     QUANTIZATION_REPORT,
     check_content,
     hub_name,
@@ -22,6 +24,7 @@ from tsn.hub.files import (
     read_record,
     release_files,
 )
+from tsn.hub.int8 import int8_release
 from tsn.hub.repository import Repository
 from tsn.hub.verify import ask, download, same
 from tsn.paths import EVAL_RESULTS, INT8_RESULTS, ROOT, sha256
@@ -43,9 +46,13 @@ def git(*arguments):
 
 
 def check_names(arguments):
-    """Raises `ValueError` if the repository, the version or the branch is not named as it must be."""
-    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", arguments.repo_id):
-        raise ValueError(f"--repo_id must be ORG/NAME, not {arguments.repo_id!r}")
+    """Raises `ValueError` if a repository, the version or the branch is not named as it must be."""
+    for option in ("repo_id", "int8_repository"):
+        name = getattr(arguments, option)
+        if name is not None and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
+            raise ValueError(f"--{option} must be ORG/NAME, not {name!r}")
+    if arguments.int8_repository == arguments.repo_id:
+        raise ValueError("--int8_repository must be another one than --repo_id")
     if not semver.Version.is_valid(arguments.version) or semver.Version.parse(arguments.version).build:
         raise ValueError(
             f"--version must be a semantic version such as 1.2.0 or 2.0.0-rc.1, not {arguments.version!r}"
@@ -110,8 +117,10 @@ def _unmeasured(files, pages):
     return problems
 
 
-def stage(files, pages, folder):
+def stage(files, pages, folder, repo_id):
     """Copies the files to a folder as they will stand on the Hub: what is checked is what is sent.
+
+    The notebook opens the model that it is released with.
 
     Raises:
         ValueError: a file holds what must not be published.
@@ -122,6 +131,8 @@ def stage(files, pages, folder):
         staged[name].parent.mkdir(parents=True, exist_ok=True)
         if name in pages:
             staged[name].write_bytes(hub_page(pages[name], name).encode())
+        elif name == NOTEBOOK:
+            staged[name].write_bytes(files[name].read_bytes().replace(b"org/tsn", repo_id.encode()))
         else:
             shutil.copyfile(files[name], staged[name])
         check_content(name, staged[name].read_bytes())
@@ -152,7 +163,7 @@ def verify(repo_id, commit, staged, expected, token):
             for name, path in staged.items():  # before anything of it is run
                 if not (folder / name).is_file() or (folder / name).read_bytes() != path.read_bytes():
                     raise HubError(f"{name} of commit {commit} is not the file that was sent; it is not tagged")
-            answers = ask(repo_id, [name for name in expected if name != "torch"], cache, commit)
+            answers = ask(repo_id, list(expected), cache, commit)
         except RuntimeError as error:
             raise HubError(f"commit {commit} could not be verified and is not tagged: {error}") from error
     for engine, wanted in expected.items():
@@ -174,19 +185,25 @@ def release(arguments):
         for name in write_pages(folder, pages):
             say(f"{name} was behind the recorded results and has been filled again.")
     with tempfile.TemporaryDirectory(prefix="tsn-release-") as temporary:
-        staged = stage(release_files(folder, pages), pages, Path(temporary, "files"))
+        staged = stage(release_files(folder, pages), pages, Path(temporary, "files"), arguments.repo_id)
+        releases = {arguments.repo_id: staged}
+        if arguments.int8_repository:
+            files, card = int8_release(staged, folder, arguments)
+            repo_id = arguments.int8_repository
+            releases[repo_id] = stage(files, {CARD: card}, Path(temporary, "int8"), repo_id)
         if arguments.dry_run:
-            print(describe(staged), end="")
+            print("\n".join(describe(files) for files in releases.values()), end="")
         problems = find_problems(staged, pages, folder, arguments.version)
         if problems:
             raise ValueError("not fit for a release:\n- " + "\n- ".join(problems))
         if not arguments.dry_run:
-            publish(staged, arguments, Path(temporary, "cache"))
-            print(f"{constants.ENDPOINT}/{arguments.repo_id}/tree/v{arguments.version}")
+            publish(releases, arguments, Path(temporary, "cache"))
+            for repo_id in releases:
+                print(f"{constants.ENDPOINT}/{repo_id}/tree/v{arguments.version}")
 
 
-def publish(staged, arguments, cache):
-    """Uploads, verifies and tags, unless that has been done already.
+def publish(releases, arguments, cache):
+    """Uploads, verifies and tags what has not been released already. No repository is tagged before all are verified.
 
     Raises:
         ValueError: the version is taken or too low, or the files do not load in a fresh process.
@@ -196,23 +213,44 @@ def publish(staged, arguments, cache):
     if token is None:
         raise HubError("no token: log in with `hf auth login`, set HF_TOKEN or pass --token")
     limit_time()
-    repository = Repository(arguments.repo_id, arguments.revision, token)
-    _, tags = repository.references()
-    tagged = repository.check_version(version, tags)
-    if tagged is not None:
-        if not repository.holds(staged, tagged):
-            raise ValueError(f"v{version} is commit {tagged} and holds other files; choose a greater --version")
-        say(f"v{version} has already been released, with exactly these files.")
-        return
-    say("Loading the files in a fresh process ...")
-    onnx = [Path(name).name for name in staged if name.endswith(".onnx")]
-    try:
-        expected = ask(staged["config.json"].parent, onnx, cache)
-    except RuntimeError as error:
-        raise ValueError(f"the files do not load: {error}") from error
-    say(f"Uploading {len(staged)} files ...")
-    repository.create(arguments.private)
-    commit = repository.commit(staged, f"TSN v{version} (source {git('rev-parse', '--short=10', 'HEAD')})")
-    say(f"Verifying commit {commit} ...")
-    verify(arguments.repo_id, commit, staged, expected, token)
-    repository.tag(version, commit)
+    stage_benchmarks(releases[arguments.repo_id], arguments, token)
+    left, expected, commits = {}, {}, {}
+    for repo_id, staged in releases.items():
+        repository = Repository(repo_id, arguments.revision, token)
+        tagged = repository.check_version(version, repository.references()[1])
+        if tagged is None:
+            left[repository] = staged
+        elif not repository.holds(staged, tagged):
+            raise ValueError(
+                f"v{version} of {repo_id} is commit {tagged} and holds other files; choose a greater --version"
+            )
+        else:
+            say(f"v{version} of {repo_id} has already been released, with exactly these files.")
+    for repository, staged in left.items():
+        say("Loading the files in a fresh process ...")
+        engines = ["torch"] if "model.safetensors" in staged else []
+        engines += [Path(name).name for name in staged if name.endswith(".onnx")]
+        try:
+            expected[repository] = ask(staged["config.json"].parent, engines, cache)
+        except RuntimeError as error:
+            raise ValueError(f"the files do not load: {error}") from error
+    for repository, staged in left.items():
+        say(f"Uploading {len(staged)} files ...")
+        repository.create(arguments.private)
+        message = f"TSN v{version} (source {git('rev-parse', '--short=10', 'HEAD')})"
+        commits[repository] = repository.commit(staged, message)
+    for repository, staged in left.items():
+        say(f"Verifying commit {commits[repository]} ...")
+        verify(repository.repo_id, commits[repository], staged, expected[repository], token)
+    for repository in left:
+        repository.tag(version, commits[repository])
+
+
+def stage_benchmarks(staged, arguments, token):
+    """Adds the files of `.eval_results/` to those of the release."""
+    source = f"{constants.ENDPOINT}/{arguments.repo_id}/blob/v{arguments.version}/{hub_name(EVAL_RESULTS)}"
+    card = staged[CARD].read_text(encoding="utf-8")
+    for name, text in benchmark_files(card, HfApi(token=token), source).items():
+        staged[name] = staged[CARD].parent / name
+        staged[name].parent.mkdir(exist_ok=True)
+        staged[name].write_text(text, encoding="utf-8")

@@ -26,22 +26,22 @@ TEXTS = [
 ]
 
 
-def ask(model, onnx_files, cache, revision=None):
-    """The pipeline's answers for `TEXTS`, from torch and from each ONNX file, without a network and without a token.
+def ask(model, engines, cache, revision=None):
+    """The pipeline's answers for `TEXTS` from each engine, without a network and without a token.
 
     Args:
         model: Folder, or Hub id whose revision is in the cache.
-        onnx_files: Names of files of its `onnx` folder.
+        engines: `"torch"`, and names of files of its `onnx` folder.
         cache: Folder of `download`, or an empty one.
         revision: Commit on the Hub.
 
     Returns:
-        dict: `"torch"` and ONNX files to results.
+        dict: engines to results.
 
     Raises:
         RuntimeError: the model does not load or answer; the message ends with the last lines of the process.
     """
-    plan = {"model": str(model), "revision": revision, "onnx_files": onnx_files, "texts": TEXTS}
+    plan = {"model": str(model), "revision": revision, "engines": engines, "texts": TEXTS}
     return _run("answer", plan, cache, {"HF_HUB_OFFLINE": "1"})
 
 
@@ -91,16 +91,16 @@ def same(answer, expected):
     return answer == expected
 
 
-def _answer(model, revision, onnx_files, texts):
+def _answer(model, revision, engines, texts):
     from transformers import pipeline
 
     answers = {}
-    for name in (None, *onnx_files):
-        options = {"model_kwargs": {"onnx_file": name}} if name else {}
+    for name in engines:
+        options = {} if name == "torch" else {"model_kwargs": {"onnx_file": name}}
         tsn = pipeline(  # type: ignore[call-overload]  # the task is the model's own
             TASK, model=model, revision=revision, trust_remote_code=True, **options
         )
-        answers[name or "torch"] = tsn(texts)
+        answers[name] = tsn(texts)
     return answers
 
 
