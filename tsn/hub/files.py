@@ -15,7 +15,7 @@ RUNTIME_FILES = (
     *("configuration_tsn.py", "modeling_tsn.py", "onnx_tsn.py"),
     *("tagging_tsn.py", "chunking_tsn.py", "pipeline_tsn.py"),
 )
-NOTEBOOK = "notebook.ipynb"  # at the root of a repository, the Hub opens it in Colab and Kaggle
+NOTEBOOK = "notebook.ipynb"  # at the root, where the Hub offers to open it in Colab
 SERVING_FILES = {  # name on the Hub: name here
     "LICENSE": "LICENSE",  # of the code, which travels with every model
     "handler.py": "handler.py",
