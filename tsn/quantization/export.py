@@ -1,4 +1,4 @@
-"""Exports a TSN model to ONNX and quantizes it to int8, with Optimum's exporter and ORTQuantizer."""
+"""Exports a TSN model to ONNX and quantizes it to int8, with Optimum or, where there is none, without it."""
 
 import contextlib
 import inspect
@@ -6,48 +6,25 @@ import logging
 import platform
 import warnings
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
 import onnxruntime
 import torch
-from datasets import Dataset
-from optimum.exporters.onnx import export
-from optimum.exporters.onnx.config import TextEncoderOnnxConfig
-from optimum.onnxruntime import ORTQuantizer
-from optimum.onnxruntime.configuration import AutoCalibrationConfig, AutoQuantizationConfig
-from optimum.utils import NormalizedTextConfig
-from transformers import PretrainedConfig
 
 from tsn.heads import OUTPUTS
 from tsn.machine import read_processor
+
+try:
+    from tsn.quantization import with_optimum as way
+except ImportError:  # optimum-onnx needs transformers < 4.58
+    from tsn.quantization import with_torch as way  # type: ignore[no-redef]
 
 PRESETS = ("avx2", "avx512_vnni", "arm64")
 TOLERANCE = 1e-4
 """Largest allowed difference between a logit of the ONNX graph and torch's, as a share of the largest logit."""
 
-_WEIGHT_OPERATORS = ("MatMul", "Gemm", "Gather")
-
-
-class TSNOnnxConfig(TextEncoderOnnxConfig):
-    """Names the inputs and outputs of the graph; batch size and length stay dynamic."""
-
-    NORMALIZED_CONFIG_CLASS = NormalizedTextConfig
-
-    def __init__(self, model):
-        super().__init__(model.config, task="feature-extraction")
-        parameters = inspect.signature(model.backbone.forward).parameters
-        self._names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in parameters]
-
-    @property
-    def inputs(self):
-        return {name: {0: "batch_size", 1: "sequence_length"} for name in self._names}
-
-    @property
-    def outputs(self):
-        axes = {0: "batch_size", 1: "sequence_length"}
-        return {name: axes if name != "sentiment_logits" else {0: "batch_size"} for name in OUTPUTS}
+_WEIGHT_OPERATORS = ["MatMul", "Gemm", "Gather"]
 
 
 def export_onnx(model, path):
@@ -63,8 +40,12 @@ def export_onnx(model, path):
     Raises:
         ValueError: the difference is above `TOLERANCE`.
     """
+    parameters = inspect.signature(model.backbone.forward).parameters
+    names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in parameters]
+    axes = {0: "batch_size", 1: "sequence_length"}  # those that stay dynamic
+    outputs = {name: axes if name != "sentiment_logits" else {0: "batch_size"} for name in OUTPUTS}
     with _quiet():
-        export(model.eval(), TSNOnnxConfig(model), Path(path))
+        way.export_graph(model.eval(), path, dict.fromkeys(names, axes), outputs)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     generator = torch.Generator().manual_seed(0)
     worst = 0.0
@@ -90,7 +71,7 @@ def weight_nodes(path):
     """Names of the nodes that multiply by a weight or look one up, which are those to quantize.
 
     The attention's own products (queries by keys, probabilities by values) have no weight. Quantizing them, which is
-    the default of Optimum's presets, was no faster.
+    the default of the quantizers, was no faster.
     """
     return _weight_nodes(onnx.load(path).graph)
 
@@ -111,18 +92,13 @@ def activation_ranges(path, chunks):
     """
     # The graph's inputs: the tokenizer may return more.
     names = [value.name for value in onnx.load(path).graph.input]
-    dataset = Dataset.from_list([{name: chunk[name] for name in names} for chunk in chunks])
-    with _quiet(), TemporaryDirectory() as folder:
-        return ORTQuantizer(Path(path), PretrainedConfig()).fit(
-            dataset,
-            AutoCalibrationConfig.minmax(dataset),
-            onnx_augmented_model_name=Path(folder) / "calibration.onnx",
-            operators_to_quantize=list(_WEIGHT_OPERATORS),
-        )
+    feeds = [{name: chunk[name] for name in names} for chunk in chunks]
+    with _quiet():
+        return way.activation_ranges(path, feeds, _WEIGHT_OPERATORS)
 
 
 def quantize_onnx(path, folder, preset, keep=(), ranges=None):
-    """Quantizes a graph to int8 with `ORTQuantizer`, per channel.
+    """Quantizes a graph to int8 per channel.
 
     Args:
         path: The fp32 `.onnx` file.
@@ -137,17 +113,10 @@ def quantize_onnx(path, folder, preset, keep=(), ranges=None):
     """
     graph = onnx.load(path).graph
     wanted = set(_weight_nodes(graph)).difference(keep)
-    options = getattr(AutoQuantizationConfig, preset)(
-        is_static=ranges is not None,
-        per_channel=True,
-        nodes_to_exclude=[n.name for n in graph.node if n.op_type in _WEIGHT_OPERATORS and n.name not in wanted],
-        operators_to_quantize=list(_WEIGHT_OPERATORS),
-    )
-    folder = Path(folder)
+    excluded = [node.name for node in graph.node if node.op_type in _WEIGHT_OPERATORS and node.name not in wanted]
     with _quiet():
-        ORTQuantizer(Path(path), PretrainedConfig()).quantize(options, folder, calibration_tensors_range=ranges)
-    (folder / "config.json").unlink()  # an empty one that Optimum writes; the checkpoint has its own
-    return folder / f"{Path(path).stem}_quantized.onnx"
+        way.quantize_graph(path, folder, preset, _WEIGHT_OPERATORS, excluded, ranges)
+    return Path(folder) / f"{Path(path).stem}_quantized.onnx"
 
 
 def processor():

@@ -10,15 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-import optimum.version
 import torch
 import transformers
 from matplotlib.figure import Figure
 from tqdm import tqdm
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoTokenizer
 
 from chunking_tsn import encode_chunks, model_inputs, token_limit
-from configuration_tsn import TSNConfig
 from modeling_tsn import TSNModel
 from onnx_tsn import TSNOnnxModel, open_session
 from pipeline_tsn import TSNPipeline
@@ -33,6 +31,7 @@ from tsn.quantization.export import (
     export_onnx,
     processor,
     quantize_onnx,
+    way,
     weight_nodes,
 )
 from tsn.tables import markdown_table
@@ -186,7 +185,6 @@ def quantize(arguments):
     Returns:
         str: A Markdown table of the models that were tried.
     """
-    AutoConfig.register(TSNConfig.model_type, TSNConfig, exist_ok=True)  # for Optimum, which loads the configuration
     model = TSNModel.from_pretrained(arguments.checkpoint).eval()
     tokenizer = AutoTokenizer.from_pretrained(arguments.checkpoint, trust_remote_code=False)
     rows = read_labelled_rows(arguments.eval_file, model.config, "validation") if arguments.eval_file else []
@@ -229,12 +227,12 @@ def _write_onnx(model, tokenizer, rows, calibration, arguments, folder):
     trials, path = find_model(fp32, folder, preset, ranges, measure, arguments.max_drop, list(errors), shapes)
     return {
         "weights_sha256": weights_sha256(arguments.checkpoint),
+        "way": way.NAME,
         "preset": preset,
         "mode": "static" if calibration else "dynamic",
         "processor": processor(),
         "versions": {
             "onnxruntime": onnxruntime.__version__,
-            "optimum": optimum.version.__version__,
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         },
