@@ -253,6 +253,7 @@ def test_configuration_of_the_folder(hub_folder):
     assert config.get("dtype", config.get("torch_dtype")) == "float32"
     assert config["backbone_config"]["model_type"] == "bert"
     tokenizer = json.loads((hub_folder / "tokenizer_config.json").read_text("utf-8"))
+    assert tokenizer["tokenizer_class"] == "PreTrainedTokenizerFast"  # which both versions of transformers know
     assert tokenizer["model_max_length"] == 64
     for name in ("config.json", "tokenizer_config.json"):
         text = (hub_folder / name).read_text("utf-8")

@@ -42,6 +42,8 @@ def write_hub_folder(model, tokenizer, folder: str | os.PathLike, dtype: torch.d
         tokenizer.save_pretrained(new)
         for name in ("config.json", "tokenizer_config.json"):
             values = without_local_keys(json.loads((new / name).read_text(encoding="utf-8")))
+            if values.get("tokenizer_class") == "TokenizersBackend":  # what transformers 5 calls it, and 4 cannot load
+                values["tokenizer_class"] = "PreTrainedTokenizerFast"
             text = json.dumps(values, indent=2, ensure_ascii=False, sort_keys=True)
             (new / name).write_text(f"{text}\n", encoding="utf-8")
         (folder / _WEIGHTS).unlink(missing_ok=True)
