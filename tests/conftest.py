@@ -162,30 +162,14 @@ def hub_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def onnx_folder(hub_folder, tmp_path_factory):
-    """A Hub folder with ONNX files, made by torch and ONNX Runtime alone: Optimum does not go with transformers 5."""
-    from onnxruntime.quantization import quantize_dynamic
+    """A Hub folder with ONNX files."""
+    from tsn.quantization.export import export_onnx, quantize_onnx  # not every environment has ONNX
 
     folder = tmp_path_factory.mktemp("onnx") / "hub"
     shutil.copytree(hub_folder, folder)
     (folder / "onnx").mkdir()
-    model = TSNModel.from_pretrained(folder).eval()
-    names = ["input_ids", "attention_mask", "token_type_ids"]
-    outputs = ["topic_logits", "ner_logits", "sentiment_logits", "topic_sentiment_logits"]
-    axes = {name: {0: "batch", 1: "tokens"} for name in (*names, *outputs)} | {"sentiment_logits": {0: "batch"}}
-
-    class Plain(torch.nn.Module):  # tensors in and out, which is what the exporter can trace
-        def __init__(self):
-            super().__init__()
-            self.model = model
-
-        def forward(self, *tensors):
-            result = self.model(**dict(zip(names, tensors)))
-            return tuple(result[name] for name in outputs)
-
-    example = tuple(torch.ones(2, 5, dtype=torch.long) for _ in names)
-    options = {"input_names": names, "output_names": outputs, "dynamic_axes": axes, "dynamo": False}
-    torch.onnx.export(Plain(), example, folder / "onnx" / "model.onnx", opset_version=18, **options)
-    quantize_dynamic(folder / "onnx" / "model.onnx", folder / "onnx" / "model_quantized.onnx", per_channel=True)
+    export_onnx(TSNModel.from_pretrained(folder), folder / "onnx" / "model.onnx")
+    quantize_onnx(folder / "onnx" / "model.onnx", folder / "onnx", "avx512_vnni")
     return folder
 
 

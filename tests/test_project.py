@@ -48,6 +48,15 @@ def test_dependencies_agree():
     assert ruff == pins["ruff"].replace("==", "v")
 
 
+def test_the_two_toolchains_differ_in_transformers_and_its_kin_alone():
+    pinned, latest = requirements("requirements.txt"), requirements("requirements/latest.txt")
+    assert all(pin.startswith("==") for pin in latest.values()) and latest.keys() < pinned.keys()
+    differing = {name for name, pin in latest.items() if pin != pinned[name]}
+    assert differing == {"transformers", "huggingface_hub", "datasets"}
+    lint = {"ruff", "mypy", "types-PyYAML"}  # `make lint` runs on one of them
+    assert pinned.keys() - latest.keys() == {"optimum[onnxruntime]", "optimum-onnx", *lint}
+
+
 def test_an_installed_package_holds_the_runtime_files():
     from tsn.hub.files import RUNTIME_FILES
 
