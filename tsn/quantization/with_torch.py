@@ -1,8 +1,8 @@
 """ONNX graphs by torch's exporter and int8 by ONNX Runtime's quantizer: the way on transformers 5.
 
 Optimum does not go with it. Of the exporters that do, TorchScript's gave Optimum's graph, node by node with a weight.
-transformers' `OnnxExporter`, and torch's with `dynamo=True`, were as exact, but took four times as long, ran a short
-text 12 to 14 % slower (int8: 13 to 22 %), and need another package. They are the way on once torch drops TorchScript.
+transformers' `OnnxExporter` and torch's with `dynamo=True` are as exact, and the way on once torch drops TorchScript.
+They took several times as long and need another package, and the former's graph ran a short text 8 % slower.
 """
 
 import json
