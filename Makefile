@@ -4,7 +4,7 @@ SPACE_TESTS = tests/serving
 # As it was typed: dollar signs and quotes in a text stay what they are.
 export DEMO_TEXT := $(value TEXT)
 
-.PHONY: help demo app test test-latest test-space fuzz lint eval int8 bench bench-training bench-scoring card backbone train clean
+.PHONY: help demo app serve test test-latest test-space fuzz lint eval int8 bench bench-training bench-scoring card backbone train clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -16,14 +16,18 @@ demo: .venv/installed  ## the model on an example text, or on TEXT="..."
 app: .venv-space/installed  ## the Space on this machine: a page to try texts and files
 	.venv-space/bin/python app.py
 
-test: .venv/cluster  ## all tests on the pinned toolchain, and their coverage
+PORT ?= 8000
+serve: .venv/serve  ## the model of this folder over HTTP, on PORT of this machine
+	.venv/bin/python serve.py --port $(PORT)
+
+test: .venv/cluster .venv/serve  ## all tests on the pinned toolchain, and their coverage
 	.venv/bin/python -m pytest -n auto --cov --cov-report=term
 
 # Named, so that the record that a release asks for stays that of `make test`.
 test-latest: .venv-latest/installed  ## all tests on the newest transformers 5
 	.venv-latest/bin/python -m pytest -n auto tests
 
-test-space: .venv-space/installed  ## the Space in a browser (needs Chromium) and the endpoint, on transformers 5
+test-space: .venv-space/installed  ## the Space and the server in a browser (needs Chromium) and the endpoint, on transformers 5
 	.venv-space/bin/python -m pytest $(SPACE_TESTS)
 
 SECONDS ?= 60
@@ -95,7 +99,7 @@ bench-training: out/v1/checkpoint-1900  ## train.py beside a bare loop; one mode
 	@touch $@
 
 # What some of the tests, or `make fuzz` alone, need as well.
-.venv/cluster .venv/fuzz: .venv/%: .venv/installed requirements/%.txt
+.venv/cluster .venv/fuzz .venv/serve: .venv/%: .venv/installed requirements/%.txt
 	.venv/bin/pip install --quiet -r requirements/$*.txt
 	@touch $@
 
@@ -106,11 +110,11 @@ bench-training: out/v1/checkpoint-1900  ## train.py beside a bare loop; one mode
 	.venv-latest/bin/pip install --quiet -r requirements/latest.txt -r requirements/cluster.txt
 	@touch $@
 
-.venv-space/installed: requirements/space.txt
+.venv-space/installed: requirements/space.txt requirements/serve.txt
 	@echo "Installing Gradio and transformers 5 into .venv-space: a few minutes, once."
 	$(PYTHON) -m venv .venv-space
 	.venv-space/bin/pip install --quiet torch==2.13.0
-	.venv-space/bin/pip install --quiet -r requirements/space.txt onnx pyyaml pytest hypothesis playwright
+	.venv-space/bin/pip install --quiet -r requirements/space.txt -r requirements/serve.txt onnx pyyaml pytest hypothesis playwright
 	@touch $@
 
 clean:  ## remove the environments and caches

@@ -123,12 +123,29 @@ def chunk_text(text, max_words=50, overlap_words=0):
     return chunks
 
 
+def word_starts(text):
+    """Where each word begins that `chunk_text` counts."""
+    return [match.start() for match in _COUNTED_WORD.finditer(text)]
+
+
 def check_chunk_sizes(max_words, overlap_words):
     """Raises ValueError where `chunk_text` cannot work with these sizes."""
     check_whole_number("max_words", max_words, 1)
     check_whole_number("overlap_words", overlap_words, 0)
     if overlap_words >= max_words:
         raise ValueError(f"overlap_words ({overlap_words}) must be smaller than max_words ({max_words})")
+
+
+def check_options(aggregation="max", top_k=None, threshold=0.0, entity_threshold=0.0, return_chunks=False):
+    """Raises ValueError unless the pipeline can shape its answer by these parameters."""
+    if aggregation not in ("max", "mean", "vote"):
+        raise ValueError(f"aggregation must be 'max', 'mean' or 'vote', not {aggregation!r:.100}")
+    if top_k is not None:
+        check_whole_number("top_k", top_k, 1)
+    check_number("threshold", threshold, 0, 1)
+    check_number("entity_threshold", entity_threshold, 0, 1)
+    if not isinstance(return_chunks, bool):
+        raise ValueError(f"return_chunks must be True or False, not {return_chunks!r:.100}")
 
 
 def check_whole_number(name: str, value: Any, low: int) -> None:

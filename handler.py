@@ -8,9 +8,6 @@ repository has one and `onnxruntime` is installed, as requirements.txt asks.
 import importlib.util
 from pathlib import Path
 
-import torch
-from transformers import pipeline
-
 BATCH_SIZE, MAX_BATCH_SIZE = 32, 256  # chunks; larger batches could use up the memory that other requests need
 PARAMETERS = {"max_words", "overlap_words", "aggregation", "top_k", "threshold", "entity_threshold", "return_chunks"}
 PARAMETERS |= {"batch_size"}
@@ -24,6 +21,8 @@ class EndpointHandler:
     """
 
     def __init__(self, path: str = ""):
+        from transformers import pipeline  # here, as serve.py reads requests in a process that loads no model
+
         path = path or str(Path(__file__).resolve().parent)
         int8 = Path(path, "onnx", "model_quantized.onnx").is_file() and importlib.util.find_spec("onnxruntime")
         options = {"model_kwargs": {"onnx_file": "model_quantized.onnx"}} if int8 and not _has_gpu() else {}
@@ -46,25 +45,43 @@ class EndpointHandler:
         Raises:
             ValueError: the request is malformed; the message says how.
         """
-        if not isinstance(data, dict) or "inputs" not in data:
-            raise ValueError('a request is {"inputs": "a text" or ["a text", ...], "parameters": {...}}')
-        inputs, parameters = data["inputs"], data.get("parameters")
-        parameters = {} if parameters is None else parameters
-        if not isinstance(parameters, dict):
-            raise ValueError(f"parameters must be an object, not {type(parameters).__name__}")
-        unknown = sorted(set(parameters) - PARAMETERS)
-        if unknown:
-            raise ValueError(f"unknown parameter {', '.join(unknown)}; there are {', '.join(sorted(PARAMETERS))}")
-        if not isinstance(inputs, (str, list)):
-            raise ValueError(f"inputs must be a string or a list of strings, not {type(inputs).__name__}")
-        for i, text in enumerate(inputs if isinstance(inputs, list) else []):
-            if not isinstance(text, str):
-                raise ValueError(f"inputs[{i}] must be a string, not {type(text).__name__}")
-        parameters = {"batch_size": BATCH_SIZE, **parameters}
-        if isinstance(parameters["batch_size"], int) and parameters["batch_size"] > MAX_BATCH_SIZE:
-            raise ValueError(f"batch_size must be {MAX_BATCH_SIZE} at most, not {parameters['batch_size']}")
+        inputs, parameters = read_request(data)
         return self.pipeline(inputs, **parameters)
 
 
+def read_request(data) -> tuple[str | list[str], dict]:
+    """Checks the form of a request, but not the values of the pipeline's parameters.
+
+    Args:
+        data: The request's JSON.
+
+    Returns:
+        `(inputs, parameters)`: a text or a list of texts, and the parameters, `batch_size` always among them.
+
+    Raises:
+        ValueError: the request is malformed; the message says how.
+    """
+    if not isinstance(data, dict) or "inputs" not in data:
+        raise ValueError('a request is {"inputs": "a text" or ["a text", ...], "parameters": {...}}')
+    inputs, parameters = data["inputs"], data.get("parameters")
+    parameters = {} if parameters is None else parameters
+    if not isinstance(parameters, dict):
+        raise ValueError(f"parameters must be an object, not {type(parameters).__name__}")
+    unknown = sorted(set(parameters) - PARAMETERS)
+    if unknown:
+        raise ValueError(f"unknown parameter {', '.join(unknown):.200}; there are {', '.join(sorted(PARAMETERS))}")
+    if not isinstance(inputs, (str, list)):
+        raise ValueError(f"inputs must be a string or a list of strings, not {type(inputs).__name__}")
+    for i, text in enumerate(inputs if isinstance(inputs, list) else []):
+        if not isinstance(text, str):
+            raise ValueError(f"inputs[{i}] must be a string, not {type(text).__name__}")
+    parameters = {"batch_size": BATCH_SIZE, **parameters}
+    if isinstance(parameters["batch_size"], int) and parameters["batch_size"] > MAX_BATCH_SIZE:
+        raise ValueError(f"batch_size must be {MAX_BATCH_SIZE} at most, not {parameters['batch_size']}")
+    return inputs, parameters
+
+
 def _has_gpu():
+    import torch
+
     return torch.cuda.is_available()

@@ -13,7 +13,7 @@ from transformers.pipelines.base import ChunkPipeline
 try:
     from .chunking_tsn import (
         check_chunk_sizes,
-        check_number,
+        check_options,
         check_whole_number,
         encode_chunks,
         padding_values,
@@ -25,7 +25,7 @@ try:
 except ImportError:  # run from a folder of plain files: scripts, accelerate, pytest
     from chunking_tsn import (
         check_chunk_sizes,
-        check_number,
+        check_options,
         check_whole_number,
         encode_chunks,
         padding_values,
@@ -128,14 +128,7 @@ class TSNPipeline(ChunkPipeline):
         postprocess = {k: parameters[k] for k in _POSTPROCESS if k in parameters}
         sizes = {"max_words": None, "overlap_words": 0, **getattr(self, "_preprocess_params", {}), **preprocess}
         check_chunk_sizes(self._chunk_words(sizes["max_words"]), sizes["overlap_words"])
-        if postprocess.get("aggregation", "max") not in ("max", "mean", "vote"):
-            raise ValueError(f"aggregation must be 'max', 'mean' or 'vote', not {postprocess['aggregation']!r}")
-        if postprocess.get("top_k") is not None:
-            check_whole_number("top_k", postprocess["top_k"], 1)
-        for name in ("threshold", "entity_threshold"):
-            check_number(name, postprocess.get(name, 0.0), 0, 1)
-        if not isinstance(postprocess.get("return_chunks", False), bool):
-            raise ValueError(f"return_chunks must be True or False, not {postprocess['return_chunks']!r}")
+        check_options(**postprocess)
         return preprocess, {}, postprocess
 
     def _chunk_words(self, max_words):

@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-COMMANDS = ("train.py", "eval.py", "quantize.py", "score.py", "release.py")
+COMMANDS = ("train.py", "eval.py", "quantize.py", "score.py", "release.py", "serve.py")
 RUNTIME = ("configuration_tsn", "modeling_tsn", "tagging_tsn", "chunking_tsn", "pipeline_tsn", "onnx_tsn")
 SERVING = ("handler", "app", "highlight_tsn")
 # A room to what it may import of others: a room, or one file of it. Files straight under tsn/ are open to all.
@@ -18,6 +18,7 @@ ALLOWED = {
     "training": ("data", "evaluation", "hub.folder"),
     "quantization": ("data", "evaluation", "hub.folder"),
     "scoring": ("data",),
+    "serving": ("scoring.workers",),
     "hub": (),
 }
 PACKAGES = {"torch", "transformers", "numpy"}  # that whoever loads the model has

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from tsn.data.files import is_hub_id, reads_once
+from tsn.loading import load
 from tsn.paths import sha256
 from tsn.scoring.arguments import THRESHOLDS, check_arguments
 from tsn.scoring.parts import Parts, digest, output_names, part_content, split_columns, write_file, write_part
@@ -20,45 +21,6 @@ from tsn.scoring.summary import Summary
 
 PART_ROWS, PART_CHARACTERS = 500, 4_000_000
 ROW_FORMAT = 3  # raised whenever output rows or their summaries change: old parts cannot be joined with new ones
-
-
-def load(model, onnx_file, threads, device, **parameters):
-    """Loads a `TSNPipeline`.
-
-    Args:
-        model: Folder or Hub id.
-        onnx_file: A file in the model's `onnx` folder; `"none"`: PyTorch; `"auto"`: int8 on a CPU if the model has it.
-        threads: Number of CPU threads.
-        device: Such as `"cpu"` or `"cuda:0"`.
-        parameters: Of the pipeline, such as `threshold`.
-    """
-    import torch
-    from transformers import AutoTokenizer, logging
-
-    from modeling_tsn import TSNModel
-    from pipeline_tsn import TSNPipeline
-
-    logging.set_verbosity_error()
-    torch.set_num_threads(threads)
-    options = {}
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"--device {device}: this machine has no such device")
-    if onnx_file == "auto" and device == "cpu":
-        onnx_file = "model_quantized.onnx" if _has(model, "model_quantized.onnx") else "none"
-    if onnx_file not in ("auto", "none"):
-        options = {"onnx_file": onnx_file, "num_threads": threads}
-    loaded = TSNModel.from_pretrained(model, **options)
-    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-    return TSNPipeline(model=loaded.eval(), tokenizer=tokenizer, device=device, **parameters)
-
-
-def _has(model, name):
-    from transformers.utils import cached_file
-
-    try:
-        return bool(cached_file(model, name, subfolder="onnx"))
-    except OSError:
-        return False
 
 
 def score_part(pipe, rows, columns, batch_size, suffix):

@@ -42,7 +42,7 @@ def run_tasks(tasks, load, function, options, workers):
     try:
         for _ in range(workers):
             ours, theirs = context.Pipe()
-            processes.append(context.Process(target=_work, args=(theirs, load, function, options), daemon=True))
+            processes.append(context.Process(target=work, args=(theirs, load, function, options), daemon=True))
             processes[-1].start()
             theirs.close()
             idle.append(ours)
@@ -77,8 +77,8 @@ def _receive(busy, idle):
     return key, result
 
 
-def _work(connection, load, function, options):
-    """The worker process: answers each `(key, arguments)` with `(key, result, error)`."""
+def work(connection, load, function, options):
+    """A worker process, until its connection closes: answers each `(key, arguments)` with `(key, result, error)`."""
     threading.Thread(target=_exit_with_parent, daemon=True).start()  # no orphans when the parent is killed
     try:
         loaded, load_error = None, None
