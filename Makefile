@@ -4,7 +4,7 @@ SPACE_TESTS = tests/serving
 # As it was typed: dollar signs and quotes in a text stay what they are.
 export DEMO_TEXT := $(value TEXT)
 
-.PHONY: help demo app serve test test-latest test-space fuzz lint eval int8 bench bench-training bench-scoring card backbone train clean
+.PHONY: help demo app serve test test-latest test-space fuzz lint eval int8 bench bench-training bench-scoring bench-serving card backbone train clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -59,6 +59,10 @@ bench-scoring: .venv/installed  ## measure score.py beside the pipeline, on two 
 	test -f onnx/model_quantized.onnx || .venv/bin/python quantize.py . --output_dir .
 	.venv/bin/python -m bench.scoring
 	.venv/bin/python -m bench.scoring --million
+
+bench-serving: .venv/serve  ## measure serve.py beside score.py, with 64 callers; writes results/
+	test -f onnx/model_quantized.onnx || .venv/bin/python quantize.py . --output_dir .
+	.venv/bin/python -m bench.serving
 
 card: .venv/installed  ## fill the tables of README.md (the model card) and docs/ from results/
 	.venv/bin/python -m tsn.hub.card

@@ -9,7 +9,6 @@ import time
 from contextlib import contextmanager
 
 import httpx
-import psutil
 
 from tests.conftest import ROOT
 
@@ -19,7 +18,7 @@ class Server:
 
     def __init__(self, process, url, log):
         self.process, self.url, self._log = process, url, log
-        self.client = httpx.Client(base_url=url, timeout=120, trust_env=False)
+        self.client = httpx.Client(base_url=url, timeout=600, trust_env=False)
 
     @property
     def port(self):
@@ -37,6 +36,8 @@ class Server:
 
     def workers(self):
         """The worker processes."""
+        import psutil
+
         found = []
         for child in psutil.Process(self.process.pid).children():
             try:

@@ -55,7 +55,7 @@ def test_a_text_waits_for_others_only_so_long():
     made = queue(max_wait=30.0)
     made.put(request("x"))
     taken = []
-    thread = threading.Thread(target=lambda: taken.append(made.take()))
+    thread = threading.Thread(target=lambda: taken.append(made.take(60)))
     thread.start()
     thread.join(0.2)
     assert not taken
@@ -64,7 +64,7 @@ def test_a_text_waits_for_others_only_so_long():
     assert len(taken[0]) == BATCH_TEXTS
     soon = queue(max_wait=0.01)
     soon.put(request("x"))
-    assert len(soon.take()) == 1
+    assert len(soon.take(60)) == 1
 
 
 def test_a_short_text_waits_for_one_piece_of_a_document_at_most():

@@ -103,6 +103,7 @@ def test_many_callers_at_once_get_their_own_answers(server, pipe):
         (b'{"inputs": "x", "parameters": {"aggregation": ["max"]}}', 422, "aggregation must be"),
         (b'{"inputs": "x", "parameters": {"batch_size": 1000}}', 422, "batch_size must be 256 at most"),
         (b'{"inputs": "x", "parameters": {"batch_size": 0}}', 422, "batch_size must be a whole number >= 1"),
+        (b'{"inputs": "x", "parameters": {"max_words": 513}}', 422, "max_words must be 512 at most"),
         (b'{"inputs": "x", "parameters": {"overlap_words": 50}}', 422, "overlap_words (50) must be smaller"),
         (json.dumps({"inputs": ["x"] * 41}).encode(), 422, "41 texts; this server takes 40 in a request (max_texts)"),
         (json.dumps({"inputs": ["", "x" * 50_001]}).encode(), 422, "inputs[1] has 50001 characters"),

@@ -17,6 +17,7 @@ from tsn.tables import markdown_table, results_table
 
 PUBLISHED = RESULTS / "published.json"
 WILD_RESULTS = RESULTS / "wild" / "eval_results.json"
+SERVING = RESULTS / "serving.json"
 EVERYDAY = RESULTS / "everyday" / "everyday.md"
 HEADLINE_ROWS = 6
 HEADLINES = (  # task, source of the data, name of the test set, metric; the first six that were measured are shown
@@ -189,6 +190,35 @@ def scoring_section(folder):
     )
 
 
+def serving_section(folder):
+    """`serve.py` with many callers and with one, and beside a long document, if it was measured."""
+    if not (folder / SERVING).exists():
+        return "The server has not been measured here yet: `make bench-serving` does.\n"
+    record = read(folder, SERVING)
+    machine, many = record["machine"], [turn["many"] for turn in record["turns"]]
+    many = sorted(many, key=lambda result: result["texts_per_second"])[len(many) // 2]
+    callers = f"{record['callers']} callers"
+    lines = [["", "texts/s", "median ms", "99th percentile ms", "longest ms"]]
+    for name, result in (
+        ("a lone caller", record["lone"]),
+        ("a lone caller, beside a document", record["lone_beside_document"]),
+        (callers, many),
+        (f"{callers}, beside a document", record["many_beside_document"]),
+    ):
+        times = [f"{result[key]:.1f}" for key in ("median_ms", "p99_ms", "max_ms")]
+        lines.append([name, f"{result['texts_per_second']:.0f}", *times])
+    return (
+        f"{markdown_table(lines)}\n"
+        f"Short texts, int8, {record['workers']} workers on {machine['cores']} cores of an {machine['cpu']}, which "
+        f"the callers use as well. With {callers}, the server reaches {ratio(record['of_score'])} of the throughput "
+        f"of `score.py` on the same texts, without its loading; their 99th percentile is "
+        f"{ratio(record['p99_of_lone_median'])} times the median of a lone caller. The document has 100,000 words; "
+        f"one chunk of it takes {record['chunk_ms']:.1f} ms.\n\n"
+        "![Which share of the texts is answered within how many milliseconds](../results/serving.png)\n\n"
+        "The record: [serving.json](../results/serving.json).\n"
+    )
+
+
 def licences_section(folder):
     """The sources of the training data by licence, from the tables of LICENSE.md."""
     text = (folder / "LICENSE.md").read_text(encoding="utf-8")
@@ -211,5 +241,6 @@ SECTIONS = {
     "bench": lambda folder: summary(read(folder, RESULTS / "bench.json")),
     "multitask": multitask_section,
     "scoring": scoring_section,
+    "serving": serving_section,
     "licences": licences_section,
 }

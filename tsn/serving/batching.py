@@ -155,15 +155,18 @@ class Queue:
             self._changed.notify_all()
         self._deliver(ended)
 
-    def take(self) -> list[Task] | None:
-        """Waits for the next batch; None once the queue is closed."""
+    def take(self, seconds: float = 1.0) -> list[Task] | None:
+        """Waits for the next batch, at most so long: then it is empty. None once the queue is closed."""
+        last = time.monotonic() + seconds
         with self._changed:
             while not self._closed:
                 batch = self._next()
-                if batch:
+                left = last - time.monotonic()
+                if batch or left <= 0:
                     return batch
-                due = self._waiting[0].arrived + self._max_wait - time.monotonic() if self._waiting else None
-                self._changed.wait(due)
+                if self._waiting:
+                    left = min(left, self._waiting[0].arrived + self._max_wait - time.monotonic())
+                self._changed.wait(left)
         return None
 
     def _next(self) -> list[Task]:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from chunking_tsn import check_chunk_sizes, check_options, check_whole_number
 from handler import read_request
 
+MAX_WORDS = 512  # in a chunk: one holds up all other texts of its worker
 log = logging.getLogger("tsn.serving")
 
 
@@ -72,6 +73,8 @@ def parse(body: bytes, max_texts: int, max_characters: int, chunk_words: int) ->
         parameters["max_words"] = chunk_words if max_words is None else max_words
         parameters.setdefault("overlap_words", 0)
         check_chunk_sizes(parameters["max_words"], parameters["overlap_words"])
+        if parameters["max_words"] > MAX_WORDS:
+            raise ValueError(f"max_words must be {MAX_WORDS} at most on a server, not {parameters['max_words']}")
     except ValueError as error:
         raise Refused(422, str(error)) from None
     texts = [inputs] if isinstance(inputs, str) else inputs

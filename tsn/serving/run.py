@@ -1,6 +1,7 @@
 """Runs the server: what `serve.py` does."""
 
 import logging
+import socket
 import sys
 
 import uvicorn
@@ -10,6 +11,7 @@ from tsn.serving.app import create_app
 from tsn.serving.arguments import check_arguments
 
 MAX_HEADERS = 64_000  # bytes
+BACKLOG = 2048  # connections that wait to be accepted
 KEEP_ALIVE = 15  # seconds that an idle connection is kept
 
 
@@ -38,8 +40,6 @@ def serve(arguments) -> None:
 
     config = uvicorn.Config(
         app,
-        host=arguments.host,
-        port=arguments.port,
         http=Protocol,
         ws="none",
         lifespan="on",
@@ -50,10 +50,17 @@ def serve(arguments) -> None:
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=int(arguments.timeout) + 1,
     )
-    sock = config.bind_socket()
-    print(f"http://{arguments.host}:{sock.getsockname()[1]}", flush=True)
+    family = socket.AF_INET6 if ":" in arguments.host else socket.AF_INET
+    try:
+        listening = socket.create_server((arguments.host, arguments.port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise OSError(
+            f"cannot listen on {arguments.host}, port {arguments.port}: {error.strerror or error}"
+        ) from error
+    host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
+    print(f"http://{host}:{listening.getsockname()[1]}", flush=True)
     server = _Server(config, app.state.service.drain)
-    server.run([sock])
+    server.run([listening])
     if failures:
         raise OSError(failures[0])
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from handler import MAX_BATCH_SIZE
+from tsn.serving.requests import MAX_WORDS
 
 VERSION = "1"  # of the routes and their answers
 TEXT = "The food at Luigi's was amazing but the service was painfully slow and the waiter rude."
@@ -42,7 +43,12 @@ PARAMETERS: dict[str, Any] = {
     "description": "As in a call of the pipeline.",
     "additionalProperties": False,
     "properties": {
-        "max_words": {"type": ["integer", "null"], "minimum": 1, "description": "Most words in a chunk."},
+        "max_words": {
+            "type": ["integer", "null"],
+            "minimum": 1,
+            "maximum": MAX_WORDS,
+            "description": "Most words in a chunk.",
+        },
         "overlap_words": {
             "type": "integer",
             "minimum": 0,

@@ -64,47 +64,50 @@ class Workers:
     def _supervise(self):
         pause = PAUSE
         while not self._closing.is_set():
-            started = time.monotonic()
+            was_ready = threading.Event()
             try:
-                self._run_worker()
+                self._run_worker(was_ready)
             except _LoadError as error:
                 if not self._ever_ready:
                     self._on_failure(str(error))
                 log.error("a worker could not load the model: %s", error)
-            except (EOFError, OSError):  # its end of the connection has closed
-                log.warning("a worker ended unexpectedly; starting another")
+            except Exception as error:  # as a rule EOFError: its end of the connection has closed
+                if not self._closing.is_set():
+                    log.warning("a worker ended unexpectedly (%s); starting another", type(error).__name__)
             if self._closing.is_set():
                 return
             with self._lock:
                 self.replaced += 1
-            if time.monotonic() - started > LONGEST_PAUSE:
-                pause = PAUSE
+            pause = PAUSE if was_ready.is_set() else min(2 * pause, LONGEST_PAUSE)
             self._closing.wait(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
 
-    def _run_worker(self):
+    def _run_worker(self, was_ready):
         context = get_context("spawn")  # threads and event loops do not survive a fork
         ours, theirs = context.Pipe()
         process = context.Process(target=work, args=(theirs, self._load, _call, self._options), daemon=True)
         process.start()
         theirs.close()
-        counted = False
         try:
             information = self._ask(ours, LOAD_SECONDS, self._about)
             with self._lock:
                 self.ready += 1
-                counted = self._ever_ready = True
+                self._ever_ready = True
+            was_ready.set()
             self._on_ready(information)
             while (batch := self._queue.take()) is not None:
+                if not batch:
+                    if not process.is_alive():
+                        raise EOFError
+                    continue
                 self._on_batch(len(batch))
                 try:
                     replies = self._ask(ours, self._time_limit, self._answer, *(task.message() for task in batch))
-                except (EOFError, OSError):
+                except BaseException:
                     self._queue.give_back(batch)
                     raise
                 self._queue.finish(batch, replies)
         finally:
-            if counted:
+            if was_ready.is_set():
                 with self._lock:
                     self.ready -= 1
             ours.close()
