@@ -106,8 +106,10 @@ def test_a_full_queue_takes_nothing_and_room_comes_back():
     made = queue(limit=3)
     first = request("a", "b")
     made.put(first)
+    refused = request("c", "d")
     with pytest.raises(QueueFull):
-        made.put(request("c", "d"))
+        made.put(refused)
+    made.cancel(refused)
     assert made.texts == 2
     made.cancel(first)
     made.cancel(first)
@@ -158,6 +160,7 @@ class Callers(RuleBasedStateMachine):
             self.queue.put(made)
             self.requests.append(made)
         except QueueFull:
+            self.queue.cancel(made)
             assert self.queue.texts + len(texts) > 30
 
     @rule()

@@ -56,8 +56,8 @@ def test_its_commands_run_with_what_it_copies(onnx_folder, tmp_path):
             if (ROOT / source).is_dir():
                 shutil.copytree(ROOT / source, tmp_path / target)
             else:
-                place = tmp_path / target / ("" if target != source else "..")
-                place.mkdir(parents=True, exist_ok=True)
+                place = tmp_path / target / (source if target.endswith("/") else "")
+                place.parent.mkdir(exist_ok=True)
                 shutil.copy(ROOT / source, place)
     variables = dict(pair.split("=") for pair in arguments("ENV")[0].split())
     assert variables["TSN_MODEL"] == "/model"

@@ -32,7 +32,7 @@ time.sleep(3600)
 
 def test_the_recipe_answers_as_the_pipeline_does(onnx_folder, tmp_path):
     page = (ROOT / "docs" / "serving.md").read_text("utf-8")
-    [recipe] = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "serve.deployment" in block]
+    [recipe] = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "serve.ingress" in block]
     assert recipe.count("org/tsn") == 1 and recipe.count('"num_cpus": 2') == recipe.count('"--workers", "2"') == 1
     recipe = recipe.replace("org/tsn", str(onnx_folder)).replace('"num_cpus": 2', '"num_cpus": 1')
     (tmp_path / "serving_on_ray.py").write_text(recipe.replace('"--workers", "2"', '"--workers", "1"'), "utf-8")

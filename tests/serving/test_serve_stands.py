@@ -32,7 +32,7 @@ BLOB = "a-" * 200_000  # a single word of very many tokens: a worker takes secon
 
 @pytest.fixture(scope="module")
 def running(onnx_folder, tmp_path_factory):
-    options = ["--workers", 1, "--sender_timeout", 3, "--max_queue", 30, "--max_texts", 30, "--max_body", 2_000_000]
+    options = ["--workers", 1, "--sender_timeout", 6, "--max_queue", 30, "--max_texts", 30, "--max_body", 2_000_000]
     with serving(tmp_path_factory.mktemp("stands"), onnx_folder, *options) as server:
         yield server
 
@@ -61,7 +61,7 @@ def until(condition, seconds=300):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(0.1)
 
 
 def test_a_killed_worker_is_replaced_and_its_requests_are_answered(server, pipe):
@@ -111,7 +111,7 @@ def test_a_stopped_model_is_not_healthy(server):
 
 
 def test_a_full_queue_says_when_to_come_back_and_cancelled_callers_free_their_place(server):
-    body = json.dumps({"inputs": [f"{i} {LONG[:60_000]}" for i in range(30)]}).encode()
+    body = json.dumps({"inputs": [f"{i} {LONG[:20_000]}" for i in range(30)]}).encode()
     gone = server.metric("cancelled_total")
     caller = post(server, body)
     until(lambda: server.metric("queue_texts") == 30)

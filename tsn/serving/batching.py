@@ -46,7 +46,7 @@ class Request:
         self.failure: Failure | None = None
         self.left = len(texts)
         self.characters = sum(map(len, texts))
-        self.ended = False  # answered, failed or cancelled
+        self.ended = True  # or not yet in a queue; in one, until it is answered, fails or is cancelled
 
 
 class Task:
@@ -131,6 +131,7 @@ class Queue:
             full = self.texts + len(request.texts) > self._limit
             if full or self._closed or (self.texts and self.characters + request.characters > QUEUE_CHARACTERS):
                 raise QueueFull
+            request.ended = False
             self.texts += len(request.texts)
             self.characters += request.characters
             for place, text in enumerate(request.texts):
