@@ -26,7 +26,7 @@ from bench.texts import generate_texts, join_articles
 from tsn.loading import load
 from tsn.paths import ROOT
 
-TEXTS, FIRST = 4000, 1000  # of score.py's larger and smaller run: what lies between is without loading
+TEXTS = 4000  # score.py also runs on a quarter of them: the difference is without its loading
 LONE_TEXTS = 400
 TURNS = 3
 PHASE_SECONDS = 300  # that a phase may take; it then counts what is done
@@ -161,9 +161,9 @@ def shown(result):
     }
 
 
-def measure(model, workers, callers):
+def measure(model, workers, callers, number):
     """All figures of a run; see the module."""
-    texts, long = numbered_texts(TEXTS), join_articles(generate_texts()["news"], DOCUMENT_WORDS)
+    texts, long, first = numbered_texts(number), join_articles(generate_texts()["news"], DOCUMENT_WORDS), number // 4
     pipe = load(model, "auto", 1, "cpu")
     expected = [json.dumps(answer).encode() for answer in pipe(texts, batch_size=32)]
     chunk = " ".join(long.split()[:50])
@@ -181,9 +181,9 @@ def measure(model, workers, callers):
             asyncio.run(phase(server.port, texts[:200], expected, callers))  # warm
             for _ in range(TURNS):
                 # The idle server takes no processor while score.py runs.
-                small, large = (score_seconds(model, folder, texts[:number], workers) for number in (FIRST, TEXTS))
-                many = shown(asyncio.run(phase(server.port, texts[FIRST:], expected[FIRST:], callers)))
-                rate = (TEXTS - FIRST) / (large - small)
+                small, large = (score_seconds(model, folder, texts[:size], workers) for size in (first, number))
+                many = shown(asyncio.run(phase(server.port, texts[first:], expected[first:], callers)))
+                rate = (number - first) / (large - small)
                 record["turns"].append({"score_per_second": rate, "many": many})
             lone = asyncio.run(phase(server.port, texts[:LONE_TEXTS], expected, 1))
             record["lone"] = shown(lone)
@@ -227,10 +227,11 @@ def main():
     parser.add_argument("--model", default=str(ROOT), help="folder with onnx/model_quantized.onnx (default: this one)")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="default: all usable cores")
     parser.add_argument("--callers", type=int, default=64, help="default: 64")
+    parser.add_argument("--texts", type=int, default=TEXTS, help=f"number of short texts (default: {TEXTS})")
     parser.add_argument("--output_dir", default=str(ROOT / "results"), help="default: results")
     arguments = parser.parse_args()
     record = {"machine": describe_machine(), "versions": versions()}
-    record |= measure(arguments.model, arguments.workers, arguments.callers)
+    record |= measure(arguments.model, arguments.workers, arguments.callers, arguments.texts)
     folder = Path(arguments.output_dir)
     (folder / "serving.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     plot(record, folder / "serving.png")
