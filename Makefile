@@ -46,7 +46,7 @@ eval: .venv/installed  ## evaluate the model of this folder on DATA (test, test_
 	.venv/bin/python -m tsn.evaluation.everyday . --output_dir results/everyday
 
 int8: .venv/installed  ## quantize the model of this folder into onnx/, measure it on DATA; writes results/int8/
-	.venv/bin/python quantize.py . --output_dir .
+	.venv/bin/python quantize.py . --output_dir . --eval_file $(DATA)/validation.parquet
 	.venv/bin/python eval.py . $(DATA)/test.parquet --onnx_file model_quantized.onnx \
 		--output_dir results/int8
 	cp onnx/quantization_report.* results/int8/
@@ -79,11 +79,12 @@ backbone: out/backbone/tokenizer.json  ## make the encoder that training starts 
 
 BACKBONE ?= .
 WILD = $(DATA)/train.parquet $(DATA)/train_wild.parquet
-train: .venv/installed  ## train BACKBONE (this folder's model) further on all of DATA, towards version 3; writes out/v3
+train: .venv/installed  ## train BACKBONE (this folder's model) further on all of DATA; writes out/next
 	@mkdir -p out
 	.venv/bin/python -m scripts.label_entities $(BACKBONE) $(WILD) --output out/reviews-entities.parquet
 	.venv/bin/python train.py configs/tsn-v3.yaml --backbone $(BACKBONE) --output_dir out/v3 \
-		--train_file $(WILD) out/reviews-entities.parquet \
+		--train_file $(WILD) out/reviews-entities.parquet
+	.venv/bin/python -m tsn.training.finish out/v3=0.8 $(BACKBONE)=0.2 --output_dir out/next \
 		--validation_file $(DATA)/validation.parquet $(DATA)/validation_wild.parquet
 
 out/v1/checkpoint-1900: out/backbone/tokenizer.json

@@ -31,7 +31,9 @@ def test_pictures_are_written(tmp_path, draw):
 
 
 def test_learning_curves_show_what_was_logged(tmp_path):
-    plot_learning_curves(LOG, tmp_path / "some.png")
-    plot_learning_curves([], tmp_path / "none.png")
-    some, none = (matplotlib.image.imread(tmp_path / name) for name in ("some.png", "none.png"))
-    assert some.shape == none.shape and (some != none).any()
+    """Where nothing was validated, there is no second panel."""
+    losses = [{name: value for name, value in entry.items() if not name.startswith("eval_")} for entry in LOG]
+    for name, log in (("some.png", LOG), ("losses.png", losses), ("none.png", [])):
+        plot_learning_curves(log, tmp_path / name)
+    some, half, none = (matplotlib.image.imread(tmp_path / name) for name in ("some.png", "losses.png", "none.png"))
+    assert some.shape[1] > half.shape[1] and half.shape == none.shape and (half != none).any()

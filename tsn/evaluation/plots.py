@@ -11,23 +11,26 @@ METRICS = {**MAIN_METRICS, "topic_sentiment": "topic_sentiment_macro_f1"}
 
 
 def plot_learning_curves(log, path):
-    """Losses of the heads in training and in validation, and their main metrics, by step.
+    """Losses of the heads in training and in validation, and where there was one their main metrics, by step.
 
     Args:
         log: The trainer's `log_history`.
         path: Where the PNG goes.
     """
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    losses, metrics = figure.subplots(1, 2)
+    validated = any(name.startswith("eval_") for entry in log for name in entry)
+    figure = Figure(figsize=(11 if validated else 6, 4.2), layout="constrained")
+    losses, *others = figure.subplots(1, 1 + validated, squeeze=False)[0]
     for task, colour in COLOURS.items():
         _line(losses, log, f"{task}_loss", "-", color=colour, label=f"{NAMES[task]}, training", alpha=0.6)
         _line(losses, log, f"eval_{task}_loss", "o--", color=colour, label=f"{NAMES[task]}, validation")
-        _line(metrics, log, f"eval_{METRICS[task]}", "o-", color=colour, label=METRICS[task])
-    _line(metrics, log, "eval_score", "o:", color="#3c4043", label="score: their mean")
+        for metrics in others:
+            _line(metrics, log, f"eval_{METRICS[task]}", "o-", color=colour, label=METRICS[task])
+    for metrics in others:
+        _line(metrics, log, "eval_score", "o:", color="#3c4043", label="score: their mean")
+        metrics.set_ylabel("on the validation data")
     losses.set_ylabel("cross-entropy, nats per label")
-    metrics.set_ylabel("on the validation data")
     losses.set_ylim(bottom=0)
-    for axes in (losses, metrics):
+    for axes in (losses, *others):
         axes.set_xlabel("step")
         axes.spines[["top", "right"]].set_visible(False)
         if axes.lines:

@@ -27,7 +27,7 @@ from tsn.evaluation.calibration import Labelled, labelled_logits, likeliest_temp
 from tsn.hub.folder import write_hub_folder
 from tsn.training.model import load_tokenizer
 
-SHIFTS = np.arange(-0.6, 2.05, 0.2)  # what is tried
+SHIFTS = np.arange(0, 2.05, 0.2)  # what is tried
 FEWEST = 20  # gold spans of a source that counts
 
 
@@ -89,8 +89,8 @@ def _best_shift(scheme, head, sources, annotated):
         source = source_of[found[0]]  # (spans,)
         predicted, correct = (np.bincount(s, minlength=len(names)) for s in (source, source[right]))  # (sources,)
         means.append((2 * correct[counts] / (predicted + support)[counts]).mean())
-    best = np.flatnonzero(np.isclose(means, max(means)))  # of equals, the one that changes least
-    return round(float(min(SHIFTS[best], key=abs)), 1)
+    best = np.flatnonzero(np.isclose(means, max(means)))[0]  # of equals, the one that changes least
+    return round(float(SHIFTS[best]), 1)
 
 
 def _lowered(scheme, logits, shift):
