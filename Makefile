@@ -108,11 +108,11 @@ bench-training: out/v1/checkpoint-1900  ## train.py beside a bare loop; one mode
 	.venv/bin/pip install --quiet -r requirements/$*.txt
 	@touch $@
 
-.venv-latest/installed: requirements/latest.txt requirements/cluster.txt
+.venv-latest/installed: requirements/latest.txt requirements/cluster.txt requirements/serve.txt
 	@echo "Installing the toolchain on the newest transformers 5 into .venv-latest: a few minutes, once."
 	$(PYTHON) -m venv .venv-latest
 	.venv-latest/bin/pip install --quiet torch==2.13.0
-	.venv-latest/bin/pip install --quiet -r requirements/latest.txt -r requirements/cluster.txt
+	.venv-latest/bin/pip install --quiet -r requirements/latest.txt -r requirements/cluster.txt -r requirements/serve.txt
 	@touch $@
 
 .venv-space/installed: requirements/space.txt requirements/serve.txt
