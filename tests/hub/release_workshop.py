@@ -50,8 +50,7 @@ MORE = "[Figures](../results/eval_results.json), ![a picture](../examples/app.pn
 VERSIONS = ("2.0.0", "1.1.0-rc.1", "1.0.1", "1.0.0", "1.0.0-rc.1", "0.9.0")
 EXPECTED = {
     *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
-    # transformers 5 writes no such map, and Optimum, which writes the other, does not go with it.
-    *(["special_tokens_map.json", "onnx/ort_config.json"] if transformers.__version__[0] == "4" else []),
+    *(["special_tokens_map.json"] if transformers.__version__[0] == "4" else []),  # 5 writes none
     *("README.md", "LICENSE", "docs/more.md", "examples/app.png", "notebook.ipynb"),
     *("eval_results.json", "bench/results/int8/eval_results.json"),
     *(
@@ -63,7 +62,8 @@ EXPECTED = {
         "pipeline_tsn.py",
     ),
     *("handler.py", "app.py", "highlight_tsn.py", "requirements.txt", "requirements-space.txt", "confusion.png"),
-    *("onnx/model.onnx", "onnx/model_quantized.onnx", "onnx/quantization_report.json", ".gitattributes"),
+    *("onnx/model.onnx", "onnx/model_quantized.onnx", "onnx/quantization_report.json", "onnx/ort_config.json"),
+    ".gitattributes",
     *("adapter/adapter_config.json", "adapter/adapter_model.safetensors", "adapter/config.json"),
 }
 
