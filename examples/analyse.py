@@ -1,6 +1,6 @@
 """Analyses a text and shows it in the terminal: topics, entities and sentiment in colour.
 
-    python examples/analyse.py "The keyboard is lovely, the touchpad less so."
+    python examples/analyse.py "Signal drops on every train to Porto."
     python examples/analyse.py --json < review.txt
 
 Colours are used in a terminal only, and not if NO_COLOR is set.
