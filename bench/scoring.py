@@ -103,6 +103,7 @@ def main():
     parser.add_argument("--output_dir", default=str(ROOT / "results"), help="default: results")
     arguments = parser.parse_args()
     path = Path(arguments.output_dir, "scoring.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
     before = json.loads(path.read_text("utf-8")) if path.exists() else {}
     record = {"machine": describe_machine(), "versions": versions()}
     with tempfile.TemporaryDirectory() as folder:

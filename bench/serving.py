@@ -230,9 +230,10 @@ def main():
     parser.add_argument("--texts", type=int, default=TEXTS, help=f"number of short texts (default: {TEXTS})")
     parser.add_argument("--output_dir", default=str(ROOT / "results"), help="default: results")
     arguments = parser.parse_args()
+    folder = Path(arguments.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
     record = {"machine": describe_machine(), "versions": versions()}
     record |= measure(arguments.model, arguments.workers, arguments.callers, arguments.texts)
-    folder = Path(arguments.output_dir)
     (folder / "serving.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     plot(record, folder / "serving.png")
     for name in ("of_score", "p99_of_lone_median"):
