@@ -34,7 +34,7 @@ SECONDS ?= 60
 fuzz: .venv/fuzz  ## look for inputs that break it, SECONDS per target; adds to tests/fuzz/record.json
 	nice -n 19 .venv/bin/python -m tests.fuzz --seconds $(SECONDS) $(TARGETS)
 
-lint: .venv/installed  ## ruff (lint and format) and mypy
+lint: .venv/serve  ## ruff (lint and format) and mypy
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
