@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from configuration_tsn import TSNConfig
 from tests.conftest import make_tokenizer
-from tsn.data.annotated import COLUMNS
+from tests.data.rows import full, span, words_of
 from tsn.data.augmentation import (
     BUT,
     CONTRAST,
@@ -23,18 +23,6 @@ from tsn.data.augmentation import (
 from tsn.data.features import IGNORED, rows_to_features
 
 SPANS = ("topics", "targets", "entities")
-
-
-def full(text, **values):
-    return {**dict.fromkeys(COLUMNS), "text": text, "source": "s", "language": "en", "row": text, **values}
-
-
-def span(text, phrase, **label):
-    return {"start": text.index(phrase), "end": text.index(phrase) + len(phrase), **label}
-
-
-def words_of(row, name):
-    return [row["text"][s["start"] : s["end"]] for s in row[name] or []]
 
 
 def is_mark(text, i):

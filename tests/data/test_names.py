@@ -6,23 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tsn.data.annotated import COLUMNS
+from tests.data.rows import full, span, words_of
 from tsn.data.augmentation import augment
 from tsn.data.names import BEHIND_A_TOPIC, LONGEST, SENTENCES, Names, capitals
 
 KINDS = {"ORG": ["Acme", "Banco Azul"], "PER": ["Ana Torres"], "LOC": ["Braga", "São Tomé"]}
-
-
-def full(text, **values):
-    return {**dict.fromkeys(COLUMNS), "text": text, "source": "s", "language": "en", "row": text, **values}
-
-
-def span(text, phrase, **label):
-    return {"start": text.index(phrase), "end": text.index(phrase) + len(phrase), **label}
-
-
-def words_of(row, name):
-    return [row["text"][s["start"] : s["end"]] for s in row[name] or []]
 
 
 def review(text, topics, language="en", **values):

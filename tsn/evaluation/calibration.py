@@ -12,7 +12,7 @@ sentiment.
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -117,8 +117,8 @@ def likeliest_temperatures(config: TSNConfig, labelled: Labelled) -> dict[str, f
     if not any(len(head.labels) for head in labelled.heads.values()):
         raise ValueError("the data have no labels to calibrate on")
     judges = {
-        "topic": lambda head: _judge_spans(config.topic_scheme(), head),
-        "ner": lambda head: _judge_spans(config.entity_scheme(), head, labelled.annotated),
+        "topic": lambda head: judge_spans(config.topic_scheme(), head),
+        "ner": lambda head: judge_spans(config.entity_scheme(), head, labelled.annotated),
         "sentiment": lambda head: _judge_classes(head.labels),
     }
     temperatures = {}
@@ -127,6 +127,12 @@ def likeliest_temperatures(config: TSNConfig, labelled: Labelled) -> dict[str, f
         fitted = _likeliest(head.logits, judges[name](head)) if len(head.labels) else None
         temperatures[name] = config.temperatures[name] if fitted is None else round(fitted, 4)
     return temperatures
+
+
+def read_features(paths: Sequence[str], tokenizer: PreTrainedTokenizerFast, config: Any) -> Dataset:
+    """The features of annotated validation data, see `tsn.data.features.rows_to_features`."""
+    rows = (row for path in paths for row in read_rows(path, config, "validation"))
+    return rows_to_features(rows, tokenizer, config)
 
 
 def labelled_logits(
@@ -162,8 +168,8 @@ def labelled_logits(
     return Labelled(heads, np.concatenate(annotated), np.array(features["source"][:]))
 
 
-def _judge_spans(scheme, head, annotated=None):
-    """A function of logits that gives the spans' scores and which are right.
+def judge_spans(scheme: TagScheme, head: LabelledHead, annotated: np.ndarray | None = None) -> Callable:
+    """A function of a token head's logits that gives each span's chunk, its score and whether it is right, `(spans,)`.
 
     Args:
         annotated: `(chunks, types)` bool, the types that count; all of them if None.
@@ -173,11 +179,9 @@ def _judge_spans(scheme, head, annotated=None):
     def judge(logits):
         *spans, scores = scheme.best_spans(logits, head.lengths)
         correct = np.array([span in gold for span in zip(*(part.tolist() for part in spans))], dtype=bool)  # (spans,)
-        if annotated is None:
-            return scores, correct
         chunk, *_, kind = spans
-        known = annotated[chunk, kind]  # (spans,)
-        return scores[known], correct[known]
+        known = slice(None) if annotated is None else annotated[chunk, kind]  # (spans,)
+        return chunk[known], scores[known], correct[known]
 
     return judge
 
@@ -198,13 +202,13 @@ def _likeliest(logits, judge):
     answer can be judged."""
 
     def log_loss(log_temperature):
-        scores, correct = judge(logits / np.float32(np.exp(log_temperature)))
+        *_, scores, correct = judge(logits / np.float32(np.exp(log_temperature)))
         if not len(scores):
             return 0.0
         scores = np.clip(scores.astype(float), 1e-6, 1 - 1e-6)
         return -np.where(correct, np.log(scores), np.log1p(-scores)).mean()
 
-    if not len(judge(logits)[0]):
+    if not len(judge(logits)[-1]):
         return None
     best = minimize_scalar(log_loss, bounds=(np.log(0.2), np.log(10)), method="bounded", options={"xatol": 1e-3})
     return float(np.exp(best.x))
@@ -231,8 +235,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         model = TSNModel.from_pretrained(arguments.checkpoint)
         tokenizer = AutoTokenizer.from_pretrained(arguments.checkpoint, trust_remote_code=False)
-        rows = (row for name in arguments.data for row in read_rows(name, model.config, "validation"))
-        features = rows_to_features(rows, tokenizer, model.config)
+        features = read_features(arguments.data, tokenizer, model.config)
     except (OSError, ValueError) as error:
         sys.exit(f"tsn.evaluation.calibration: {error}")
     try:

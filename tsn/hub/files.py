@@ -106,7 +106,7 @@ def release_files(folder, pages):
     """
     folder = Path(folder).resolve()
     ours = {**{name: name for name in RUNTIME_FILES}, **SERVING_FILES}
-    own = [*_NEEDED, *(name for name in TOKENIZER_FILES[2:] if (folder / name).exists())]
+    own = [*_NEEDED, *(name for name in TOKENIZER_FILES if name not in _NEEDED and (folder / name).exists())]
     own += [f"onnx/{path.name}" for path in folder.glob("onnx/*") if _ONNX.fullmatch(path.name)]
     for config in folder.glob("*/adapter_config.json"):
         if not config.parent.name.startswith("checkpoint-"):  # the trainer's own

@@ -21,9 +21,13 @@ import torch
 
 from configuration_tsn import TSNConfig
 from modeling_tsn import TSNModel
-from tsn.data.annotated import read_rows
-from tsn.data.features import rows_to_features
-from tsn.evaluation.calibration import Labelled, labelled_logits, likeliest_temperatures
+from tsn.evaluation.calibration import (
+    Labelled,
+    judge_spans,
+    labelled_logits,
+    likeliest_temperatures,
+    read_features,
+)
 from tsn.hub.folder import write_hub_folder
 from tsn.training.model import load_tokenizer
 
@@ -72,21 +76,15 @@ def fit_outside_shifts(config: TSNConfig, labelled: Labelled) -> dict[str, float
 
 
 def _best_shift(scheme, head, sources, annotated):
-    gold = head.gold_spans(scheme)
     names, source_of = np.unique(sources, return_inverse=True)  # (sources,), (chunks,)
-    support = np.bincount(source_of[gold[0]], minlength=len(names))  # (sources,)
+    support = np.bincount(source_of[head.gold_spans(scheme)[0]], minlength=len(names))  # (sources,)
     counts = support >= FEWEST
     if not counts.any():
         return 0.0
-    spans = set(zip(*(part.tolist() for part in gold)))
-    means = []
+    judge, means = judge_spans(scheme, head, annotated), []
     for shift in SHIFTS:
-        *found, _ = scheme.best_spans(_lowered(scheme, head.logits, shift), head.lengths)
-        if annotated is not None:
-            known = annotated[found[0], found[3]]  # (spans,)
-            found = [part[known] for part in found]
-        right = np.array([span in spans for span in zip(*(part.tolist() for part in found))], dtype=bool)  # (spans,)
-        source = source_of[found[0]]  # (spans,)
+        chunk, _, right = judge(_lowered(scheme, head.logits, shift))
+        source = source_of[chunk]  # (spans,)
         predicted, correct = (np.bincount(s, minlength=len(names)) for s in (source, source[right]))  # (sources,)
         means.append((2 * correct[counts] / (predicted + support)[counts]).mean())
     best = np.flatnonzero(np.isclose(means, max(means)))[0]  # of equals, the one that changes least
@@ -140,8 +138,7 @@ def main(argv: list[str] | None = None) -> None:
         folders, shares = parse_shares(arguments.checkpoints)
         model = average([TSNModel.from_pretrained(folder, dtype=torch.float32) for folder in folders], shares).eval()
         tokenizer = load_tokenizer(folders[0])
-        rows = (row for name in arguments.validation_file for row in read_rows(name, model.config, "validation"))
-        features = rows_to_features(rows, tokenizer, model.config)
+        features = read_features(arguments.validation_file, tokenizer, model.config)
         labelled = labelled_logits(model, tokenizer, features)
         shifts = fit_outside_shifts(model.config, labelled)
         labelled = lower_outside(model, labelled, shifts)
