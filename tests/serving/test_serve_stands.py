@@ -30,6 +30,11 @@ LONG = " ".join(TEXTS * 200)  # about 11,000 words
 BLOB = "a-" * 200_000  # a single word of very many tokens: a worker takes seconds for it
 
 
+def connect(server, timeout=60):
+    """A connection without a client, to send what none would."""
+    return socket.create_connection(("127.0.0.1", server.port), timeout=timeout)
+
+
 @pytest.fixture(scope="module")
 def running(onnx_folder, tmp_path_factory):
     options = ["--workers", 1, "--sender_timeout", 6, "--max_queue", 30, "--max_texts", 30, "--max_body", 2_000_000]
@@ -51,7 +56,7 @@ def pipe(onnx_folder):
 
 def post(server, body, headers=()):
     """A connection on which a request has been sent, as bytes on the wire."""
-    connection = socket.create_connection(("127.0.0.1", server.port), timeout=60)
+    connection = connect(server)
     head = [b"POST /predict HTTP/1.1", b"Host: x", b"Content-Length: %d" % len(body), *headers]
     connection.sendall(b"\r\n".join(head) + b"\r\n\r\n" + body)
     return connection
@@ -125,7 +130,7 @@ def test_a_full_queue_says_when_to_come_back_and_cancelled_callers_free_their_pl
 
 def test_a_stream_whose_caller_goes_away_frees_its_place(server):
     body = lines_of(*({"inputs": LONG[:60_000]} for _ in range(20)))
-    caller = socket.create_connection(("127.0.0.1", server.port))
+    caller = connect(server, None)
     caller.sendall(b"POST /predict/stream HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (2 * len(body)) + body)
     until(lambda: server.metric("queue_texts") > 5)
     caller.close()
@@ -134,7 +139,7 @@ def test_a_stream_whose_caller_goes_away_frees_its_place(server):
 
 def test_a_stream_answers_while_it_is_being_sent(server, pipe):
     """Each line is sent only when the one before has been answered."""
-    caller = socket.create_connection(("127.0.0.1", server.port), timeout=60)
+    caller = connect(server)
     caller.sendall(b"POST /predict/stream HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
     answers = caller.makefile("rb")
     while answers.readline().strip():
@@ -153,7 +158,7 @@ def test_a_long_stream_takes_little_memory(server):
     """The server reads only so far ahead of what its caller reads."""
     line, count = lines_of({"inputs": TEXTS[0] + " x" * 40_000}), 400
     main = psutil.Process(server.process.pid)
-    caller = socket.create_connection(("127.0.0.1", server.port), timeout=120)
+    caller = connect(server, 120)
     caller.sendall(b"POST /predict/stream HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (len(line) * count))
     sender = threading.Thread(target=lambda: caller.sendall(line * count), daemon=True)
     before = main.memory_info().rss
@@ -176,7 +181,7 @@ def test_a_long_stream_takes_little_memory(server):
     ],
 )
 def test_slow_senders_are_not_waited_for(server, sent):
-    caller = socket.create_connection(("127.0.0.1", server.port), timeout=60)
+    caller = connect(server)
     caller.sendall(sent)
     answer = caller.makefile("rb").read()  # until the server closes
     assert (b"408" in answer) == (b"Content-Length" in sent)
@@ -184,7 +189,7 @@ def test_slow_senders_are_not_waited_for(server, sent):
 
 
 def test_a_sender_of_endless_headers_is_cut_off(server):
-    caller = socket.create_connection(("127.0.0.1", server.port), timeout=60)
+    caller = connect(server)
     caller.sendall(b"GET /health HTTP/1.1\r\n")
     with pytest.raises(OSError):
         for i in range(100_000):
@@ -204,7 +209,7 @@ def test_a_sender_of_endless_headers_is_cut_off(server):
     ],
 )
 def test_requests_that_are_no_http(server, sent):
-    caller = socket.create_connection(("127.0.0.1", server.port), timeout=60)
+    caller = connect(server)
     caller.sendall(sent)
     assert caller.recv(100).startswith((b"HTTP/1.1 400", b"HTTP/1.1 413"))
     caller.close()
@@ -229,7 +234,7 @@ def test_asked_to_stop_it_answers_what_it_has_taken(onnx_folder, pipe, tmp_path)
 
 
 def post_stream(server, text):
-    caller = socket.create_connection(("127.0.0.1", server.port), timeout=60)
+    caller = connect(server)
     line = lines_of({"inputs": text})
     head = b"POST /predict/stream HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     caller.sendall(head + b"%x\r\n%s\r\n" % (len(line), line))
