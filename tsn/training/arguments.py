@@ -64,6 +64,20 @@ class ModelArguments:
     chunk_words: Optional[int] = field(
         default=None, metadata={"help": "Most words of a chunk, the piece of text read at once. Default: 50."}
     )
+    num_layers: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "Keep this many of the encoder's layers, evenly spaced, for a faster model that learns from a "
+            "--teacher."
+        },
+    )
+    teacher: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "Folder or Hub id of a TSN model to learn from beside the labels (knowledge distillation); rows "
+            "without labels are then of use, too."
+        },
+    )
 
 
 @dataclass
@@ -291,6 +305,9 @@ def _check(options, error):
     """Calls `error` with what is wrong with the options that were given."""
     if not options.train_file and not options.merge_adapter:
         error("--train_file is needed")
+    for name in ("num_layers", "teacher"):
+        if options.lora and getattr(options, name) is not None:
+            error(f"--lora cannot go with --{name}")
     if options.load_in_8bit and not options.lora:
         error("weights in 8 bits cannot be trained: --load_in_8bit goes with --lora")
     if options.lora and options.fsdp:

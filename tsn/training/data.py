@@ -30,6 +30,7 @@ def load_data(
     config: TSNConfig,
     seed: int = 0,
     on_invalid: Callable | None = None,
+    taught: bool = False,
 ) -> tuple[Dataset | IterableDataset, Dataset | None]:
     """The features to train on, and those to validate on or None.
 
@@ -38,6 +39,7 @@ def load_data(
         tokenizer, config: See `tsn.data.features.rows_to_features`.
         seed: Random seed for augmentation, sampling and the order of a stream.
         on_invalid: See `tsn.data.annotated.read_rows`.
+        taught: Whether a teacher labels the training data, so that nothing need be annotated in them.
 
     Raises:
         ValueError: no row with words, nothing annotated, or a sampling weight that makes no sense.
@@ -57,7 +59,7 @@ def load_data(
         made = rows_to_features(tqdm(read, desc=f"reading {split} data", unit="row"), tokenizer, config)
         if not len(made):
             raise ValueError(f"no rows with words in {', '.join(paths)}{' that have a weight' if weights else ''}")
-        if not _has_labels(made):
+        if not _has_labels(made) and not (taught and split == "train"):
             raise ValueError(_nothing_annotated(paths, split))
         return made
 
@@ -66,7 +68,7 @@ def load_data(
         validation = features(rows(data.validation_file, "validation"), data.validation_file, "validation")
     if data.streaming:
         first = list(islice(rows(data.train_file, "train"), PEEK))
-        if first and all(row[name] is None for row in first for name in LABEL_COLUMNS):
+        if first and not taught and all(row[name] is None for row in first for name in LABEL_COLUMNS):
             raise ValueError(_nothing_annotated(data.train_file, "train", f" in the first {len(first)} rows"))
         return stream_features(training_rows, tokenizer, config, seed), validation
     sources.clear()

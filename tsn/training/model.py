@@ -11,6 +11,7 @@ from modeling_tsn import TSNModel
 from tagging_tsn import bioes_labels
 from tsn.heads import HEADS
 from tsn.training.arguments import LoraArguments, ModelArguments
+from tsn.training.distillation import keep_layers
 from tsn.training.lora import adapter_config, add_adapter, check_base, eight_bits, load_adapter
 
 MODEL_OPTIONS = ("entity_types", "ner_scheme", "pooling", "chunk_words")
@@ -94,6 +95,8 @@ def load_model(arguments: ModelArguments, config: TSNConfig | None = None, **opt
             raise ValueError(
                 f"{arguments.backbone} is a TSN model and brings its own {', '.join(sorted(names))}: leave them out."
             )
+    if arguments.num_layers is not None:
+        keep_layers(model, arguments.num_layers)
     if arguments.encoder_dropout is not None:
         set_dropout(model.backbone, arguments.encoder_dropout)
     return model

@@ -2,16 +2,20 @@
 
 import logging
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import EarlyStoppingCallback, set_seed
 
+from modeling_tsn import TSNModel
 from tsn.data.features import TSNCollator
 from tsn.training.arguments import DataArguments, LoraArguments, ModelArguments, TSNTrainingArguments
 from tsn.training.checkpoints import find_checkpoint
 from tsn.training.data import InvalidRows, load_data
+from tsn.training.distillation import DistillationTrainer
 from tsn.training.export import export, merge
 from tsn.training.model import build_model, load_tokenizer
 from tsn.training.trainer import TSNTrainer, check_metric, chunk_metrics
@@ -42,13 +46,18 @@ def train(
     if data.invalid_rows == "skip":
         first = training.process_index == 0  # every process reads every row, one writes what is wrong
         invalid = InvalidRows(Path(training.output_dir) / "invalid_rows.jsonl") if first else lambda error, raw: None
-    features, validation = load_data(data, tokenizer, config, training.seed, invalid)
+    taught = model_arguments.teacher is not None
+    features, validation = load_data(data, tokenizer, config, training.seed, invalid, taught)
     if training.eval_strategy != "no":
         check_metric(training.metric_for_best_model, validation, tokenizer, config)
     callbacks = []
     if training.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(training.early_stopping_patience))
-    trainer = TSNTrainer(
+    trainer_class: Any = TSNTrainer
+    if model_arguments.teacher is not None:
+        teacher = TSNModel.from_pretrained(model_arguments.teacher, dtype=torch.float32)
+        trainer_class = partial(DistillationTrainer, teacher)
+    trainer = trainer_class(
         model,
         training,
         data_collator=TSNCollator(tokenizer),

@@ -99,23 +99,42 @@ class TSNTrainer(Trainer):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
-        counts = torch.stack([_label_counts(batch) for batch in batches]).sum(0)  # (losses,)
+        counts = torch.stack([self.label_counts(batch) for batch in batches]).sum(0)  # (losses,)
         return batches, self.accelerator.reduce(counts.to(device))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        outputs = model(**{k: v for k, v in inputs.items() if k != "row" and k not in LABELS})
-        scheme = self.model.config.entity_scheme()
-        sums = torch.stack(_summed_losses(outputs, {name: inputs[name] for name in LABELS}, scheme))  # (losses,)
-        local = counts = _label_counts(inputs).to(sums.device)  # (losses,)
+        read = {name: value for name, value in inputs.items() if name != "row" and name not in LABELS}
+        outputs = self.model_outputs(model, read)
+        sums = torch.stack(self.summed_losses(outputs, read, {name: inputs[name] for name in LABELS}))  # (losses,)
+        local = counts = self.label_counts(inputs).to(sums.device)  # (losses,)
         if num_items_in_batch is not None:
             # DDP takes the mean of the processes' gradients where the sum of these shares is wanted.
             counts = num_items_in_batch.to(sums.device) / self.accelerator.num_processes
             both = torch.stack([sums.detach(), local])  # (2, losses)
             self._losses = both if self._losses is None else self._losses + both
-        weights = self.model.config.loss_weights
-        weights = torch.tensor([weights[key] for key in LOSSES.values()], device=sums.device)  # (losses,)
+        weights = torch.tensor(self.loss_weights(), device=sums.device)  # (losses,)
         loss = (weights * sums / counts.clamp(min=1e-9)).sum()
         return (loss, outputs) if return_outputs else loss
+
+    # What a loss is made of; a subclass may add others.
+
+    loss_names: tuple[str, ...] = tuple(LOSSES)
+
+    def loss_weights(self):
+        """Of each of `loss_names`."""
+        weights = self.model.config.loss_weights
+        return [weights[key] for key in LOSSES.values()]
+
+    def label_counts(self, batch):
+        """`(losses,)` how many labels each loss is summed over."""
+        return torch.stack([(batch[f"{name}_labels"] != IGNORED).sum() for name in LOSSES])  # (losses,)
+
+    def model_outputs(self, model, inputs):
+        return model(**inputs)
+
+    def summed_losses(self, outputs, inputs, labels):
+        """Each loss, summed over its labels."""
+        return _summed_losses(outputs, labels, self.model.config.entity_scheme())
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         self._rows += inputs["row"]
@@ -138,13 +157,10 @@ class TSNTrainer(Trainer):
     def log(self, logs, start_time=None):
         if "loss" in logs and self._losses is not None:  # not those of an evaluation, nor the last line
             sums, counts = self.accelerator.reduce(self._losses).tolist()
-            logs.update({f"{name}_loss": round(total / n, 4) for name, total, n in zip(LOSSES, sums, counts) if n})
+            means = zip(self.loss_names, sums, counts)
+            logs.update({f"{name}_loss": round(total / n, 4) for name, total, n in means if n})
             self._losses = None
         super().log(logs, start_time)
-
-
-def _label_counts(batch):
-    return torch.stack([(batch[f"{name}_labels"] != IGNORED).sum() for name in LOSSES])  # (losses,)
 
 
 def _summed_losses(outputs, labels, scheme):
