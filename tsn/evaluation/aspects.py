@@ -55,7 +55,7 @@ def aspect_metrics(results, rows, readings, reviews):
         (result, row) for result, row in zip(results, rows) if row["source"] in reviews and row["topics"] is not None
     ]
     if in_reviews:
-        metrics.update(_end_to_end(in_reviews))
+        metrics.update(end_to_end(in_reviews))
     bare = [(result, row) for result, row in in_reviews if row["entities"] is None]
     if topics := sum(len(row["topics"]) for _, row in bare):
         on_nouns = sum(_entities_on_common_nouns(*pair) for pair in bare)
@@ -80,7 +80,8 @@ def _at_gold_spans(results, rows, readings, name, prefix):
     return {**metrics, f"{prefix}_support": len(gold)}
 
 
-def _end_to_end(pairs):
+def end_to_end(pairs):
+    """The end-to-end figures of `aspect_metrics`, of `(result, row)` pairs whose rows have topics annotated."""
     correct = found = predicted = annotated = 0
     for result, row in pairs:
         gold = {(topic["start"], topic["end"]): topic["sentiment"] for topic in row["topics"]}
