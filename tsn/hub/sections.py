@@ -10,6 +10,7 @@ import re
 import struct
 
 from tsn.heads import MAIN_METRICS
+from tsn.hub import curve
 from tsn.hub.figures import multitask_table, ratio, summary
 from tsn.hub.files import read_record
 from tsn.paths import EVAL_RESULTS, INT8_RESULTS, RESULTS
@@ -18,6 +19,7 @@ from tsn.tables import markdown_table, results_table
 PUBLISHED = RESULTS / "published.json"
 WILD_RESULTS = RESULTS / "wild" / "eval_results.json"
 SERVING = RESULTS / "serving.json"
+CURVE, CURVE_PICTURE = RESULTS / "curve.json", RESULTS / "curve.png"
 EVERYDAY = RESULTS / "everyday" / "everyday.md"
 HEADLINE_ROWS = 6
 HEADLINES = (  # task, source of the data, name of the test set, metric; the first six that were measured are shown
@@ -223,6 +225,27 @@ def serving_section(folder):
     )
 
 
+def curve_section(folder):
+    """Quality against speed, beside what a user would pick instead, if it was measured."""
+    if not (folder / CURVE).exists():
+        return "It has not been measured with this model yet: `make bench` does.\n"
+    return (
+        f"![Quality against words a second of TSN and of the alternatives](../{CURVE_PICTURE.as_posix()})\n\n"
+        f"{curve.tables(read(folder, CURVE))}\nThe record: [curve.json](../{CURVE.as_posix()}).\n"
+    )
+
+
+def curve_picture_section(folder):
+    """The picture of the curve and where its figures are, if it was measured."""
+    if not (folder / CURVE).exists():
+        return ""
+    return (
+        f"![Quality against words a second of TSN and of the alternatives]({CURVE_PICTURE.as_posix()})\n\n"
+        "Quality against speed on one core and on two, beside spaCy, VADER, YAKE and an encoder of the size of "
+        "GLiNER2's, all on the same texts in the same run ([details](docs/results.md#quality-against-speed)).\n"
+    )
+
+
 def licences_section(folder):
     """The sources of the training data by licence, from the tables of LICENSE.md."""
     text = (folder / "LICENSE.md").read_text(encoding="utf-8")
@@ -243,6 +266,8 @@ SECTIONS = {
     "published": published_section,
     "int8": int8_section,
     "bench": lambda folder: summary(read(folder, RESULTS / "bench.json")),
+    "curve": curve_section,
+    "curve-picture": curve_picture_section,
     "multitask": multitask_section,
     "scoring": scoring_section,
     "serving": serving_section,
