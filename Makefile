@@ -20,7 +20,7 @@ PORT ?= 8000
 serve: .venv/serve  ## the model of this folder over HTTP, on PORT of this machine
 	.venv/bin/python serve.py --port $(PORT)
 
-test: .venv/cluster .venv/serve  ## all tests on the pinned toolchain, and their coverage
+test: .venv/bench .venv/cluster .venv/serve  ## all tests on the pinned toolchain, and their coverage
 	.venv/bin/python -m pytest -n auto --cov --cov-report=term
 
 # Named, so that the record that a release asks for stays that of `make test`.
@@ -51,9 +51,10 @@ int8: .venv/installed  ## quantize the model of this folder into onnx/, measure 
 		--output_dir results/int8
 	cp onnx/quantization_report.* results/int8/
 
-bench: .venv/installed  ## measure speed and memory, in fp32 and int8; writes results/
+bench: .venv/bench  ## measure speed, memory, and quality against speed beside others (and the model of HALF); writes results/
 	test -f onnx/model_quantized.onnx || .venv/bin/python quantize.py . --output_dir .
 	.venv/bin/python -m bench.speed . --data $(DATA)
+	.venv/bin/python -m bench.curve . --data $(DATA) $(if $(HALF),--half $(HALF))
 
 bench-scoring: .venv/installed  ## measure score.py beside the pipeline, on two cores, and its memory; writes results/
 	test -f onnx/model_quantized.onnx || .venv/bin/python quantize.py . --output_dir .
@@ -103,9 +104,9 @@ bench-training: out/v1/checkpoint-1900  ## train.py beside a bare loop; one mode
 	.venv/bin/pip install --quiet -r requirements.txt
 	@touch $@
 
-# What some of the tests, or `make fuzz` alone, need as well.
-.venv/cluster .venv/fuzz .venv/serve: .venv/%: .venv/installed requirements/%.txt
-	.venv/bin/pip install --quiet -r requirements/$*.txt
+# What some of the tests, or `make fuzz` or `make bench` alone, need as well; with the pins, so that none moves.
+.venv/bench .venv/cluster .venv/fuzz .venv/serve: .venv/%: .venv/installed requirements/%.txt
+	.venv/bin/pip install --quiet -r requirements.txt -r requirements/$*.txt
 	@touch $@
 
 .venv-latest/installed: requirements/latest.txt requirements/cluster.txt requirements/serve.txt
