@@ -13,8 +13,9 @@ ENTITY_TYPES = {
     **dict.fromkeys(("NORP", "EVENT", "PRODUCT", "WORK_OF_ART", "LANGUAGE", "LAW"), "MISC"),
 }
 """OntoNotes' types to ours; its numbers and dates have none."""
-WORDS_PER_TOPIC = 10
-"""YAKE ranks phrases and leaves it open how many to keep: one for so many words, and at least one."""
+WORDS_PER_TOPIC = 2
+"""YAKE ranks phrases and leaves it open how many to keep: at least one, and at most one for so many words. Of 2, 3, 4,
+5, 8, 10, 12, 15 and 20 this gave it the best mean F1 on English validation texts."""
 TURN = 0.05
 """The score from which on VADER's authors call a text positive or, below zero, negative."""
 BATCH_SIZE = 32

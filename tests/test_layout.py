@@ -145,7 +145,9 @@ def test_what_rooms_share_is_defined_once(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [*COMMANDS, "-m tsn.hub.card", "-m tsn.evaluation.calibration", "-m bench.speed"])
+@pytest.mark.parametrize(
+    "command", [*COMMANDS, "-m tsn.hub.card", "-m tsn.evaluation.calibration", "-m bench.speed", "-m bench.curve"]
+)
 def test_help_says_how_to_call_it(command):
     done = subprocess.run(
         [sys.executable, *command.split(), "--help"], cwd=ROOT, capture_output=True, encoding="utf-8"
