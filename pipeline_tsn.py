@@ -83,6 +83,10 @@ class TSNPipeline(ChunkPipeline):
     `{"label": None, "score": 0.0, "scores": {every class: 0.0}}`.
     """
 
+    # What `pipeline()` loads. Looking for a processor, it would load the tokenizer once more.
+    _load_tokenizer = True
+    _load_processor = _load_image_processor = _load_feature_extractor = False
+
     def __init__(self, *args, **kwargs):
         _check_batching(**{name: kwargs[name] for name in ("batch_size", "num_workers") if name in kwargs})
         super().__init__(*args, **kwargs)

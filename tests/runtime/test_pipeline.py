@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import CanineTokenizer
+from transformers import AutoTokenizer, CanineTokenizer, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
 from pipeline_tsn import TSNPipeline
@@ -370,6 +370,15 @@ def test_needs_a_fast_tokenizer(pipe):
     for tokenizer in (CanineTokenizer(), None):
         with pytest.raises(ValueError, match="fast tokenizer"):
             TSNPipeline(model=pipe.model, tokenizer=tokenizer)
+
+
+def test_loads_the_tokenizer_once(hub_folder, monkeypatch):
+    loads, load = [], AutoTokenizer.from_pretrained
+    monkeypatch.setattr(
+        AutoTokenizer, "from_pretrained", lambda *args, **options: loads.append(1) or load(*args, **options)
+    )
+    pipeline("topic-sentiment-ner", model=str(hub_folder), trust_remote_code=True)
+    assert len(loads) == 1
 
 
 def test_does_not_change_its_parts(pipe):
