@@ -1,5 +1,12 @@
 """Loads a pipeline for this machine's processors: what `score.py` and `serve.py` run in each of their processes."""
 
+import sys
+from contextlib import contextmanager
+
+# transformers imports these where they are installed, for tasks that are not ours: a good part of the time to the
+# first answer and of the memory of a process.
+_UNUSED = ("sklearn", "scipy")
+
 
 def load(model, onnx_file, threads, device, **parameters):
     """Loads a `TSNPipeline`.
@@ -11,11 +18,12 @@ def load(model, onnx_file, threads, device, **parameters):
         device: Such as `"cpu"` or `"cuda:0"`.
         parameters: Of the pipeline, such as `threshold`.
     """
-    import torch
-    from transformers import AutoTokenizer, logging
+    with _without_unused_packages():
+        import torch
+        from transformers import AutoTokenizer, logging
 
-    from modeling_tsn import TSNModel
-    from pipeline_tsn import TSNPipeline
+        from modeling_tsn import TSNModel
+        from pipeline_tsn import TSNPipeline
 
     logging.set_verbosity_error()
     torch.set_num_threads(threads)
@@ -29,6 +37,18 @@ def load(model, onnx_file, threads, device, **parameters):
     loaded = TSNModel.from_pretrained(model, **options)
     tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     return TSNPipeline(model=loaded.eval(), tokenizer=tokenizer, device=device, **parameters)
+
+
+@contextmanager
+def _without_unused_packages():
+    """transformers, if it is first imported in here, takes the packages in `_UNUSED` for not installed."""
+    hidden = [] if "transformers" in sys.modules else [name for name in _UNUSED if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # None: Python finds no such module
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
 
 def _has(model, name):
