@@ -28,6 +28,7 @@ except ImportError:  # needed by ONNX models only
 
 OUTPUTS = ["topic_logits", "ner_logits", "sentiment_logits", "topic_sentiment_logits"]
 _INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
+_QUANTIZER = "onnx.quantize"  # producer of the files that ONNX Runtime has quantized
 _SESSIONS: "weakref.WeakSet[OnnxSession]" = weakref.WeakSet()  # every `OnnxSession` of this process
 
 
@@ -115,10 +116,10 @@ class TSNOnnxModel(nn.Module):
                 f"onnx/{onnx_file} of {name_or_path} could not be loaded ({error}). quantize.py writes ONNX files."
             ) from error
         threads = num_threads or torch.get_num_threads()
-        session = OnnxSession(path, 1, providers)  # a quantized model runs rows in parallel, each on one thread
-        if threads > 1 and not _is_quantized(session.session):
-            session = OnnxSession(path, threads, providers)
-        return cls(session, config, threads)
+        with open(path, "rb") as file:  # the graph's producer, known before a session is built
+            quantized = _QUANTIZER.encode() in file.read(64)
+        # A quantized model runs rows in parallel, each on one thread.
+        return cls(OnnxSession(path, 1 if quantized else threads, providers), config, threads)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Writes the ONNX file, the configuration and the code that loads them.
@@ -275,7 +276,7 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
 
 
 def _is_quantized(session) -> bool:
-    return session.get_modelmeta().producer_name == "onnx.quantize"
+    return session.get_modelmeta().producer_name == _QUANTIZER
 
 
 def _size_and_time(path):

@@ -91,6 +91,18 @@ def test_fp32_gives_what_torch_gives(onnx_folder):
     assert found.topic_logits is found["topic_logits"]
 
 
+@pytest.mark.parametrize("file", FILES)
+def test_a_session_is_opened_once(onnx_folder, monkeypatch, file):
+    opened, session = [], onnxruntime.InferenceSession
+    monkeypatch.setattr(
+        onnxruntime, "InferenceSession", lambda *args, **options: opened.append(args) or session(*args, **options)
+    )
+    model = TSNModel.from_pretrained(onnx_folder, onnx_file=file, num_threads=2)
+    model(**padded([3, 2], model.config.vocab_size))
+    assert model.quantized == (file == "model_quantized.onnx")
+    assert [options.intra_op_num_threads for _, options in opened] == [1 if model.quantized else 2]
+
+
 def test_masks_and_types_are_optional(int8):
     inputs = padded([6, 6], int8.config.vocab_size)
     for name in OUTPUTS:
