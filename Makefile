@@ -53,6 +53,7 @@ int8: .venv/installed  ## quantize the model of this folder into onnx/, measure 
 
 bench: .venv/bench  ## measure speed, memory, and quality against speed beside others (and the model of HALF); writes results/
 	test -f onnx/model_quantized.onnx || .venv/bin/python quantize.py . --output_dir .
+	.venv/bin/python -m bench.loading .
 	.venv/bin/python -m bench.speed . --data $(DATA)
 	.venv/bin/python -m bench.curve . --data $(DATA) $(if $(HALF),--half $(HALF))
 

@@ -1,5 +1,7 @@
 """Recorded benchmarks as the card and the reports of `bench` show them: tables and a picture."""
 
+from statistics import median
+
 from matplotlib.figure import Figure
 
 from tsn.heads import MAIN_METRICS
@@ -35,6 +37,17 @@ def circumstances(record):
         f"Texts: {record['texts']}. Medians of {record['repeats']} repeats, in each of which every system runs once; "
         "in brackets or beside them the lowest and the highest. Ratios are taken within a repeat, medians after.\n"
     )
+
+
+def loading_table(record):
+    """Of each way of use, the medians to the first answer with the lowest and highest, and the peak of its memory."""
+    lines = [["From the start to the first answer", "seconds", "lowest to highest", "processor seconds", "peak MB"]]
+    for way, values in record["ways"].items():
+        seconds, processor, peaks = values["seconds"], values["cpu_seconds"], values["peak_bytes"]
+        spread = f"{min(seconds):.1f} to {max(seconds):.1f}"
+        name = f"`pipeline`, {ENGINES[way]}" if way in ENGINES else f"`{way}`"
+        lines.append([name, f"{median(seconds):.1f}", spread, f"{median(processor):.1f}", number(median(peaks) / 1e6)])
+    return markdown_table(lines)
 
 
 def summary_table(record):

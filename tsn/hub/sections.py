@@ -11,7 +11,7 @@ import struct
 
 from tsn.heads import MAIN_METRICS
 from tsn.hub import curve
-from tsn.hub.figures import multitask_table, ratio, summary
+from tsn.hub.figures import loading_table, multitask_table, ratio, summary
 from tsn.hub.files import read_record
 from tsn.paths import EVAL_RESULTS, INT8_RESULTS, RESULTS
 from tsn.tables import markdown_table, results_table
@@ -20,6 +20,7 @@ PUBLISHED = RESULTS / "published.json"
 WILD_RESULTS = RESULTS / "wild" / "eval_results.json"
 SERVING = RESULTS / "serving.json"
 CURVE, CURVE_PICTURE = RESULTS / "curve.json", RESULTS / "curve.png"
+LOADING = RESULTS / "loading.json"
 EVERYDAY = RESULTS / "everyday" / "everyday.md"
 HEADLINE_ROWS = 6
 HEADLINES = (  # task, source of the data, name of the test set, metric; the first six that were measured are shown
@@ -192,6 +193,21 @@ def scoring_section(folder):
     )
 
 
+def loading_section(folder):
+    """Seconds to the first answer and memory of each way of use, if they were measured."""
+    if not (folder / LOADING).exists():
+        return "Not measured here yet: `make bench` does.\n"
+    record = read(folder, LOADING)
+    machine, version = record["machine"], record["versions"]
+    return (
+        f"{loading_table(record)}\n"
+        f"A process that answers one short text and ends; medians of {record['repeats']}, all ways in turn, on "
+        f"{machine['cores']} cores of an {machine['cpu']} (load average at the start {machine['load']}), torch "
+        f"{version['torch']}, transformers {version['transformers']}. Most of it is the import of torch and "
+        "transformers. `score.py` takes int8 where it is there.\n"
+    )
+
+
 def serving_section(folder):
     """`serve.py` with many callers and with one, and beside a long document, if it was measured."""
     if not (folder / SERVING).exists():
@@ -270,6 +286,7 @@ SECTIONS = {
     "curve-picture": curve_picture_section,
     "multitask": multitask_section,
     "scoring": scoring_section,
+    "loading": loading_section,
     "serving": serving_section,
     "licences": licences_section,
 }
