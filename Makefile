@@ -4,7 +4,7 @@ SPACE_TESTS = tests/serving
 # As it was typed: dollar signs and quotes in a text stay what they are.
 export DEMO_TEXT := $(value TEXT)
 
-.PHONY: help demo app serve test test-latest test-space fuzz lint eval int8 bench bench-training bench-scoring bench-serving card backbone train clean
+.PHONY: help demo app serve test test-latest test-space fuzz lint eval int8 bench bench-training bench-scoring bench-serving card backbone train small clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -40,16 +40,17 @@ lint: .venv/serve  ## ruff (lint and format) and mypy
 	.venv/bin/mypy
 
 DATA ?= ../shared/data
-eval: .venv/installed  ## evaluate the model of this folder on DATA (test, test_wild) and everyday texts; writes results/
-	.venv/bin/python eval.py . $(DATA)/test.parquet --output_dir results --plots
-	.venv/bin/python eval.py . $(DATA)/test_wild.parquet --output_dir results/wild
-	.venv/bin/python -m tsn.evaluation.everyday . --output_dir results/everyday
+MODEL ?= .
+eval: .venv/installed  ## evaluate MODEL (default: .) on DATA (test, test_wild) and everyday texts; writes MODEL/results/
+	.venv/bin/python eval.py $(MODEL) $(DATA)/test.parquet --output_dir $(MODEL)/results --plots
+	.venv/bin/python eval.py $(MODEL) $(DATA)/test_wild.parquet --output_dir $(MODEL)/results/wild
+	.venv/bin/python -m tsn.evaluation.everyday $(MODEL) --output_dir $(MODEL)/results/everyday
 
-int8: .venv/installed  ## quantize the model of this folder into onnx/, measure it on DATA; writes results/int8/
-	.venv/bin/python quantize.py . --output_dir . --eval_file $(DATA)/validation.parquet
-	.venv/bin/python eval.py . $(DATA)/test.parquet --onnx_file model_quantized.onnx \
-		--output_dir results/int8
-	cp onnx/quantization_report.* results/int8/
+int8: .venv/installed  ## quantize MODEL (default: .) into MODEL/onnx/, measure it on DATA; writes MODEL/results/int8/
+	.venv/bin/python quantize.py $(MODEL) --output_dir $(MODEL) --eval_file $(DATA)/validation.parquet
+	.venv/bin/python eval.py $(MODEL) $(DATA)/test.parquet --onnx_file model_quantized.onnx \
+		--output_dir $(MODEL)/results/int8
+	cp $(MODEL)/onnx/quantization_report.* $(MODEL)/results/int8/
 
 bench: .venv/bench  ## measure speed, memory, and quality against speed beside others (and the model of HALF); writes results/
 	test -f onnx/model_quantized.onnx || .venv/bin/python quantize.py . --output_dir .
@@ -81,13 +82,19 @@ backbone: out/backbone/tokenizer.json  ## make the encoder that training starts 
 
 BACKBONE ?= .
 WILD = $(DATA)/train.parquet $(DATA)/train_wild.parquet
+VALIDATION = $(DATA)/validation.parquet $(DATA)/validation_wild.parquet
 train: .venv/installed  ## train BACKBONE (this folder's model) further on all of DATA; writes out/next
 	@mkdir -p out
 	.venv/bin/python -m scripts.label_entities $(BACKBONE) $(WILD) --output out/reviews-entities.parquet
 	.venv/bin/python train.py configs/tsn-v3.yaml --backbone $(BACKBONE) --output_dir out/v3 \
 		--train_file $(WILD) out/reviews-entities.parquet
 	.venv/bin/python -m tsn.training.finish out/v3=0.8 $(BACKBONE)=0.2 --output_dir out/next \
-		--validation_file $(DATA)/validation.parquet $(DATA)/validation_wild.parquet
+		--validation_file $(VALIDATION)
+
+small: .venv/installed  ## distil the model of this folder into half its layers; writes out/small
+	.venv/bin/python train.py configs/tsn-small.yaml --backbone . --teacher . --output_dir out/six \
+		--train_file $(WILD) $(DATA)/news.parquet
+	.venv/bin/python -m tsn.training.finish out/six --output_dir out/small --validation_file $(VALIDATION)
 
 out/v1/checkpoint-1900: out/backbone/tokenizer.json
 	.venv/bin/python train.py configs/tsn-e5.yaml --output_dir out/v1 \

@@ -1,5 +1,6 @@
 """Writes a complete Hub folder: weights, configuration, tokenizer and the code that loads them."""
 
+import filecmp
 import json
 import os
 import shutil
@@ -48,7 +49,9 @@ def write_hub_folder(model, tokenizer, folder: str | os.PathLike, dtype: torch.d
             (new / name).write_text(f"{text}\n", encoding="utf-8")
         (folder / _WEIGHTS).unlink(missing_ok=True)
         for path in sorted(new.iterdir(), key=lambda path: path.name == _WEIGHTS):
-            os.replace(path, folder / path.name)
+            target = folder / path.name
+            if not (target.exists() and filecmp.cmp(path, target, shallow=False)):  # a link to the same stays one
+                os.replace(path, target)
 
 
 def without_local_keys(value):

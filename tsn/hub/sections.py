@@ -22,6 +22,8 @@ SERVING = RESULTS / "serving.json"
 CURVE, CURVE_PICTURE = RESULTS / "curve.json", RESULTS / "curve.png"
 LOADING = RESULTS / "loading.json"
 EVERYDAY = RESULTS / "everyday" / "everyday.md"
+SMALL = "small"
+COMPARED = (*MAIN_METRICS.values(), "topic_end_to_end_f1")
 HEADLINE_ROWS = 6
 HEADLINES = (  # task, source of the data, name of the test set, metric; the first six that were measured are shown
     ("Entities, English news", "conll2003", "CoNLL-2003", "ner_f1"),
@@ -58,6 +60,20 @@ def wild_section(folder):
     record = read(folder, WILD_RESULTS)
     _check_weights(folder, WILD_RESULTS, record)
     return f"{results_table(record['results'])}\nThe record: [eval_results.json](../{WILD_RESULTS.as_posix()}).\n"
+
+
+def small_section(folder):
+    """The main metrics of the model in `small/` beside the folder's own, on both test files."""
+    if not (folder / SMALL / WILD_RESULTS).exists():
+        return "It has not been measured here yet: `make eval MODEL=small` does.\n"
+    lines = [["", "", "Topics F1", "Entities F1", "Sentiment macro F1", "End-to-end F1"]]
+    for name, path in (("test", EVAL_RESULTS), ("test_wild", WILD_RESULTS)):
+        full, small = (read(model, path)["results"]["all"] for model in (folder, folder / SMALL))
+        values = [(full[metric], small[metric]) for metric in COMPARED]
+        lines.append([name, "full", *(f"{one:.4f}" for one, _ in values)])
+        lines.append(["", "small", *(f"{other:.4f}" for _, other in values)])
+        lines.append(["", "difference", *(f"{other - one:+.4f}" for one, other in values)])
+    return markdown_table(lines, left=2)
 
 
 def everyday_section(folder):
@@ -277,6 +293,7 @@ SECTIONS = {
     "headline": headline_section,
     "results": results_section,
     "wild": wild_section,
+    "small": small_section,
     "everyday": everyday_section,
     "topics": topics_section,
     "published": published_section,
