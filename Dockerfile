@@ -9,7 +9,8 @@ COPY requirements/serve.txt requirements/serve.txt
 RUN pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu torch==2.13.0 \
     && pip install --no-cache-dir -r requirements/serve.txt
 
-COPY configuration_tsn.py modeling_tsn.py tagging_tsn.py chunking_tsn.py pipeline_tsn.py onnx_tsn.py ./
+COPY configuration_tsn.py modeling_tsn.py tagging_tsn.py chunking_tsn.py pipeline_tsn.py graph_tsn.py \
+    onnx_tsn.py openvino_tsn.py ./
 COPY handler.py highlight_tsn.py serve.py ./
 COPY tsn tsn
 

@@ -132,5 +132,5 @@ bench-training: out/v1/checkpoint-1900  ## train.py beside a bare loop; one mode
 	@touch $@
 
 clean:  ## remove the environments and caches
-	rm -rf .venv .venv-latest .venv-space out onnx .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage
+	rm -rf .venv .venv-latest .venv-space out onnx openvino .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

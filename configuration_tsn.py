@@ -23,7 +23,7 @@ if __package__:  # transformers does not tell the package of its modules, where 
 TASKS = ("topic", "ner", "sentiment")
 DEFAULT_BACKBONE = "distilbert/distilbert-base-multilingual-cased"
 RUNTIME_FILES = (
-    *("configuration_tsn.py", "modeling_tsn.py", "onnx_tsn.py"),
+    *("configuration_tsn.py", "modeling_tsn.py", "graph_tsn.py", "onnx_tsn.py", "openvino_tsn.py"),
     *("tagging_tsn.py", "chunking_tsn.py", "pipeline_tsn.py"),
 )
 """The code that loads a checkpoint, which lies beside its config.json."""

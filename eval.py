@@ -25,6 +25,7 @@ def main(argv=None):
     parser.add_argument("--output_dir", default=".", help="where eval_results.json and .md go (default: here)")
     parser.add_argument("--batch_size", type=int, default=32, help="chunks per forward pass (default: 32)")
     parser.add_argument("--onnx_file", help="evaluate this file of the checkpoint's onnx folder instead")
+    parser.add_argument("--openvino_file", help="the same for its openvino folder")
     parser.add_argument(
         "--plots",
         nargs="?",

@@ -19,6 +19,7 @@ if __package__:  # transformers does not tell the package of its modules, where 
     setattr(sys.modules[__package__], __name__.rpartition(".")[2], sys.modules[__name__])
 if TYPE_CHECKING:  # with this file transformers fetches those that it names; the pipeline's are needed to save a model
     from .chunking_tsn import encode_chunks  # noqa: F401
+    from .graph_tsn import TSNGraphModel  # noqa: F401
     from .pipeline_tsn import TSNPipeline  # noqa: F401
     from .tagging_tsn import TagScheme
 
@@ -133,7 +134,8 @@ class TSNModel(PreTrainedModel):
         """As in transformers, but from safetensors only, and a checkpoint with missing weights is an error.
 
         With `onnx_file="model_quantized.onnx"`, or another file of the checkpoint's `onnx` folder, the result is a
-        [`TSNOnnxModel`], which also takes `num_threads` and `providers`; likewise in
+        [`TSNOnnxModel`], which also takes `num_threads` and `providers`. With `openvino_file="model_quantized.xml"`,
+        of its `openvino` folder, it is a [`TSNOpenVinoModel`], which takes `num_threads` and `dtype`. Likewise in
         `pipeline(..., model_kwargs=...)`.
 
         Raises:
@@ -141,8 +143,8 @@ class TSNModel(PreTrainedModel):
                 and the model would silently give random answers.
             OSError: `model.safetensors` is missing or damaged.
         """
-        if "onnx_file" in kwargs:
-            return _onnx_model(cls, pretrained_model_name_or_path, kwargs)
+        if "onnx_file" in kwargs or "openvino_file" in kwargs:
+            return _graph_model(cls, pretrained_model_name_or_path, kwargs)
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs["use_safetensors"] = True  # a pickle runs code when it is loaded
         try:
@@ -275,16 +277,25 @@ def _new_backbone(config):
         ) from error
 
 
-def _onnx_model(cls, name_or_path, kwargs):
+def _graph_model(cls, name_or_path, kwargs):
+    """The model in ONNX Runtime or OpenVINO."""
     try:
         from .onnx_tsn import TSNOnnxModel
+        from .openvino_tsn import TSNOpenVinoModel
     except ImportError:
         from onnx_tsn import TSNOnnxModel
+        from openvino_tsn import TSNOpenVinoModel
+    if "onnx_file" in kwargs and "openvino_file" in kwargs:
+        raise ValueError("onnx_file and openvino_file exclude each other: pass one of them")
+    if "onnx_file" in kwargs:
+        model_class, names = TSNOnnxModel, ("onnx_file", "num_threads", "providers")
+    else:
+        model_class, names = TSNOpenVinoModel, ("openvino_file", "num_threads", "dtype")
     hub = ("revision", "token", "cache_dir", "local_files_only", "force_download", "_commit_hash")
     hub = {name: kwargs[name] for name in hub if name in kwargs}
-    options = {name: kwargs[name] for name in ("onnx_file", "num_threads", "providers") if name in kwargs}
+    options = {name: kwargs[name] for name in names if name in kwargs}
     config = kwargs.get("config") or cls.config_class.from_pretrained(name_or_path, **hub)
-    return TSNOnnxModel.from_pretrained(name_or_path, config, **options, **hub)
+    return model_class.from_pretrained(name_or_path, config, **options, **hub)
 
 
 def _mean_cross_entropy(logits, labels, annotated_types=None, scheme=None):

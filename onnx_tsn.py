@@ -3,20 +3,20 @@
 Needs only `onnxruntime`, so it also works where Optimum's ONNX package cannot be installed (transformers 5).
 """
 
-import ctypes
 import os
-import shutil
-import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Optional, cast
+from typing import Any, Optional
 
 import numpy as np
 import torch
-from torch import nn
-from transformers.utils import ModelOutput, cached_file
+
+try:
+    from .graph_tsn import OUTPUTS, GraphFile, TSNGraphModel, check_num_threads, graph_file, leak
+except ImportError:  # run from a folder of plain files: scripts, accelerate, pytest
+    from graph_tsn import OUTPUTS, GraphFile, TSNGraphModel, check_num_threads, graph_file, leak
 
 # From 1.29 on, ONNX Runtime reports its use to Microsoft from a thread of its own, and a forked process would wait for
 # that thread forever when it exits. Read once, when the package is imported.
@@ -26,14 +26,11 @@ try:
 except ImportError:  # needed by ONNX models only
     onnxruntime = None
 
-OUTPUTS = ["topic_logits", "ner_logits", "sentiment_logits", "topic_sentiment_logits"]
-_INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
 _QUANTIZER = "onnx.quantize"  # producer of the files that ONNX Runtime has quantized
-_SESSIONS: "weakref.WeakSet[OnnxSession]" = weakref.WeakSet()  # every `OnnxSession` of this process
 
 
-class TSNOnnxModel(nn.Module):
-    """Runs an exported TSN model; `TSNPipeline` takes it like a `TSNModel`.
+class TSNOnnxModel(TSNGraphModel):
+    """Runs an exported TSN model in ONNX Runtime; `TSNPipeline` takes it like a `TSNModel`.
 
     Dynamic int8 scales activations by the range of the whole tensor that a matrix multiplication reads, so in a batch
     the answer for a text would depend on the texts beside it. A quantized model therefore runs each row alone, without
@@ -56,20 +53,19 @@ class TSNOnnxModel(nn.Module):
         ValueError: the graph's inputs or outputs are not those of a TSN model with these labels.
     """
 
+    ENGINE, FOLDER = "ONNX", "onnx"
+
     def __init__(self, session: Any, config: Any, num_threads: Optional[int] = None):
-        super().__init__()
-        self._onnx = session if isinstance(session, OnnxSession) else OnnxSession.of(session)
-        self.config = config
-        self.device, self.dtype = torch.device("cpu"), torch.float32  # of the tensors that go in and come out
-        self.input_names = [value.name for value in self.session.get_inputs()]
-        self._check_graph()
+        file = session if isinstance(session, OnnxSession) else OnnxSession.of(session)
+        outputs = {value.name: value.shape[-1] for value in file.session.get_outputs()}
+        super().__init__(file, config, [value.name for value in file.session.get_inputs()], outputs)
         self.quantized = _is_quantized(self.session)
         self._workers = num_threads or torch.get_num_threads()
 
     @property
     def session(self) -> Any:
         """The open `onnxruntime.InferenceSession` of this process."""
-        return self._onnx.session
+        return self._file.session
 
     @classmethod
     def from_pretrained(
@@ -98,10 +94,7 @@ class TSNOnnxModel(nn.Module):
         """
         if onnxruntime is None:
             raise ImportError("onnx_file needs ONNX Runtime: pip install onnxruntime")
-        if not isinstance(onnx_file, str) or os.path.basename(onnx_file) != onnx_file or onnx_file[-5:] != ".onnx":
-            raise ValueError(f"onnx_file must be the name of a .onnx file in the onnx folder, not {onnx_file!r}")
-        if num_threads is not None and (type(num_threads) is not int or num_threads < 1):
-            raise ValueError(f"num_threads must be a whole number >= 1, not {num_threads!r}")
+        check_num_threads(num_threads)
         providers = ["CPUExecutionProvider"] if providers is None else list(providers)
         available = onnxruntime.get_available_providers()
         for provider in providers:
@@ -109,69 +102,16 @@ class TSNOnnxModel(nn.Module):
                 raise ValueError(
                     f"execution provider {provider!r} is not available; choose from {', '.join(available)}"
                 )
-        try:
-            path = cast(str, cached_file(name_or_path, onnx_file, subfolder="onnx", **hub))
-        except OSError as error:
-            raise OSError(
-                f"onnx/{onnx_file} of {name_or_path} could not be loaded ({error}). quantize.py writes ONNX files."
-            ) from error
+        path = graph_file(name_or_path, "onnx_file", onnx_file, ".onnx", cls.FOLDER, **hub)
         threads = num_threads or torch.get_num_threads()
         with open(path, "rb") as file:  # the graph's producer, known before a session is built
             quantized = _QUANTIZER.encode() in file.read(64)
         # A quantized model runs rows in parallel, each on one thread.
         return cls(OnnxSession(path, 1 if quantized else threads, providers), config, threads)
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """Writes the ONNX file, the configuration and the code that loads them.
-
-        Args:
-            save_directory: Folder; created if it does not exist. Load it with the same `onnx_file`.
-            kwargs: Ignored: options of transformers for weights, which an ONNX file has inside.
-        """
-        folder = Path(save_directory)
-        self._onnx.save(folder / "onnx")
-        # The configuration's own code may lie in a folder of its own, without that of the model.
-        self.config.save_code(folder, Path(__file__).parent)
-        self.config.save_pretrained(folder)
-
-    def _check_graph(self) -> None:
-        names, outputs = set(self.input_names), {value.name: value.shape for value in self.session.get_outputs()}
-        if "input_ids" not in names or names - _INPUTS:
-            raise ValueError(f"the ONNX graph reads {', '.join(self.input_names)}: it is not that of a TSN model")
-        sentiments = self.config.sentiment_labels
-        for name, labels in zip(OUTPUTS, (self.config.topic_labels, self.config.ner_labels, sentiments, sentiments)):
-            if name not in outputs:
-                raise ValueError(
-                    f"the ONNX graph gives {', '.join(outputs)}, not {', '.join(OUTPUTS)}: export it with quantize.py"
-                )
-            size = outputs[name][-1]
-            if isinstance(size, int) and size != len(labels):
-                raise ValueError(f"{name} of the ONNX graph has {size} labels, the configuration {len(labels)}")
-
-    def can_generate(self) -> bool:  # pipelines ask every model
-        return False
-
-    def forward(self, input_ids, attention_mask=None, token_type_ids=None) -> ModelOutput:
-        """As `TSNModel.forward`, without labels.
-
-        Args:
-            input_ids, attention_mask, token_type_ids: `(batch, tokens)`, tensors or arrays.
-
-        Returns:
-            `ModelOutput` of `topic_logits` and `ner_logits`, `(batch, tokens, tags)`, `sentiment_logits`,
-            `(batch, classes)`, and `topic_sentiment_logits`, `(batch, tokens, classes)`: tensors on the CPU. A
-            quantized model returns 0 for padding on the right.
-        """
-        ids = _array(input_ids)  # (batch, tokens)
-        mask = np.ones_like(ids) if attention_mask is None else _array(attention_mask)  # (batch, tokens)
-        types = np.zeros_like(ids) if token_type_ids is None else _array(token_type_ids)  # (batch, tokens)
-        inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
-        feed = {name: inputs[name] for name in self.input_names}
-        run = self._run_rows if self.quantized else self._run_batch
-        return ModelOutput({name: torch.from_numpy(value) for name, value in zip(OUTPUTS, run(feed, mask))})
-
-    def _run_batch(self, feed: dict, mask: np.ndarray) -> list:
-        return self.session.run(OUTPUTS, feed)
+    def _run(self, feed: dict, mask: np.ndarray) -> list:
+        # With zeros for padding on the right, if the model is quantized.
+        return self._run_rows(feed, mask) if self.quantized else self.session.run(OUTPUTS, feed)
 
     def _run_rows(self, feed: dict, mask: np.ndarray) -> list:
         lengths = (mask.shape[1] - (mask[:, ::-1] != 0).argmax(1)).tolist()  # up to the last token that is not padding
@@ -190,7 +130,7 @@ class TSNOnnxModel(nn.Module):
                 row = {name: values[i : i + 1, : lengths[i]] for name, values in feed.items()}  # (1, tokens)
                 rows[i] = session.run(OUTPUTS, row)
 
-        self._onnx.in_threads(work, self._workers)
+        self._file.in_threads(work, self._workers)
         values = []
         for name, logits in zip(OUTPUTS, zip(*rows)):
             if name == "sentiment_logits":
@@ -203,10 +143,8 @@ class TSNOnnxModel(nn.Module):
         return values
 
 
-class OnnxSession:
-    """An ONNX Runtime session and threads to call it from, opened again where they cannot follow.
-
-    Neither survives a fork or can be pickled, but what opens the session can: a path, or the file's content.
+class OnnxSession(GraphFile):
+    """An ONNX Runtime session and threads to call it from.
 
     Args:
         source: Path of the ONNX file, or its content.
@@ -216,12 +154,9 @@ class OnnxSession:
     """
 
     def __init__(self, source: str | bytes, threads: int, providers: list, session: Any = None):
-        self._source, self._threads, self._providers = source, threads, providers
-        # Part of the pickle, and so of the fingerprint by which data sets cache results: a new file is another model.
-        self._version = _size_and_time(source) if isinstance(source, str) else None
-        self._session = session
+        self._threads, self._providers = threads, providers
         self._pool: Optional[ThreadPoolExecutor] = None
-        _SESSIONS.add(self)
+        super().__init__(source, session)
 
     @classmethod
     def of(cls, session: Any) -> "OnnxSession":
@@ -229,11 +164,12 @@ class OnnxSession:
         source: Any = getattr(session, "_model_path", None) or getattr(session, "_model_bytes", None)
         return cls(source, session.get_session_options().intra_op_num_threads, session.get_providers(), session)
 
+    def open(self) -> Any:
+        return open_session(self._source, self._threads, self._providers)
+
     @property
     def session(self) -> Any:
-        if self._session is None:
-            self._session = open_session(self._source, self._threads, self._providers)
-        return self._session
+        return self.opened
 
     def in_threads(self, function: Callable, count: int) -> None:
         """Calls a function with 0, 1, ... up to `count - 1`, each on a thread of its own; an error is raised here."""
@@ -242,50 +178,21 @@ class OnnxSession:
         list(self._pool.map(function, range(count)))
 
     def save(self, folder: Path) -> None:
-        """Writes the ONNX file into a folder, under its name."""
-        folder.mkdir(parents=True, exist_ok=True)
+        super().save(folder)
         if isinstance(self._source, bytes):
             (folder / "model.onnx").write_bytes(self._source)
-            return
-        target = folder / Path(self._source).name
-        if target.resolve() != Path(self._source).resolve():
-            shutil.copyfile(self._source, target)
 
     def leave(self) -> None:
-        """Forgets what a forked process inherited, without freeing it: that would wait for threads of the parent."""
-        for inherited in (self._session, self._pool):
-            if inherited is not None:
-                ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))
-        self._session = self._pool = None
+        super().leave()
+        leak(self._pool)
+        self._pool = None
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_session": None, "_pool": None}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state)
-        _SESSIONS.add(self)
-
-
-def _leave_inherited() -> None:
-    for session in list(_SESSIONS):
-        session.leave()
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(after_in_child=_leave_inherited)
+        return {**super().__getstate__(), "_pool": None}
 
 
 def _is_quantized(session) -> bool:
     return session.get_modelmeta().producer_name == _QUANTIZER
-
-
-def _size_and_time(path):
-    status = os.stat(path)
-    return status.st_size, status.st_mtime_ns
-
-
-def _array(values) -> np.ndarray:
-    return torch.as_tensor(values).cpu().numpy().astype(np.int64, copy=False)
 
 
 def open_session(path: str | bytes | os.PathLike, threads: int, providers=("CPUExecutionProvider",)) -> Any:

@@ -20,7 +20,8 @@ try:
         tag_words,
         token_limit,
     )
-    from .onnx_tsn import OUTPUTS, TSNOnnxModel
+    from .graph_tsn import OUTPUTS
+    from .onnx_tsn import TSNOnnxModel
     from .tagging_tsn import Chunks, Span, TextAnalysis, group_means, ranges, softmax, without_overlaps
 except ImportError:  # run from a folder of plain files: scripts, accelerate, pytest
     from chunking_tsn import (
@@ -32,7 +33,8 @@ except ImportError:  # run from a folder of plain files: scripts, accelerate, py
         tag_words,
         token_limit,
     )
-    from onnx_tsn import OUTPUTS, TSNOnnxModel
+    from graph_tsn import OUTPUTS
+    from onnx_tsn import TSNOnnxModel
     from tagging_tsn import Chunks, Span, TextAnalysis, group_means, ranges, softmax, without_overlaps
 if __package__:  # transformers does not tell the package of its modules, where pickling by name looks for them
     setattr(sys.modules[__package__], __name__.rpartition(".")[2], sys.modules[__name__])

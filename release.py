@@ -6,9 +6,10 @@
 Before it uploads, it checks that the work tree is clean, that the tests passed at this commit (`make test`), that
 CHANGELOG.md has an entry for the version, that the recorded results (`make eval`, `make int8`) were measured on these
 weights, and that the checkpoint loads and answers in a fresh process. It then uploads everything in one commit,
-downloads that commit into an empty cache, compares its files and answers (torch and ONNX) with those here, and only
-then sets the tag `v1.2.0`. A tag is never moved. If a release is interrupted, run it again. `--int8_repository` also
-releases the int8 model alone, to a repository of its own: both are verified before either is tagged.
+downloads that commit into an empty cache, compares its files and answers (torch, ONNX and OpenVINO) with those here,
+and only then sets the tag `v1.2.0`. A tag is never moved. If a release is interrupted, run it again.
+`--int8_repository` also releases the int8 model alone, to a repository of its own: both are verified before either is
+tagged.
 `pipeline(..., revision="v1.2.0")` loads it.
 """
 

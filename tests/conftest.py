@@ -174,6 +174,20 @@ def onnx_folder(hub_folder, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def openvino_folder(hub_folder, tmp_path_factory):
+    """A Hub folder with OpenVINO files."""
+    from tsn.quantization.with_openvino import OpenVinoBackend  # not every environment has OpenVINO
+
+    folder = tmp_path_factory.mktemp("openvino") / "hub"
+    shutil.copytree(hub_folder, folder)
+    (folder / "openvino").mkdir()
+    tokenizer = make_tokenizer()
+    chunks = [dict(tokenizer(text, truncation=True)) for text in TEXTS]
+    OpenVinoBackend(TSNModel.from_pretrained(folder), folder / "openvino", chunks).quantize()
+    return folder
+
+
+@pytest.fixture(scope="session")
 def backbone_folder(tmp_path_factory):
     """A pretrained encoder as `--backbone` takes it."""
     from transformers import AutoModel

@@ -1,6 +1,6 @@
 """The three heads: their names, the figure that stands for each, and the model's outputs.
 
-The runtime files travel alone and keep their own (`configuration_tsn.TASKS`, `onnx_tsn.OUTPUTS`), which
+The runtime files travel alone and keep their own (`configuration_tsn.TASKS`, `graph_tsn.OUTPUTS`), which
 `tests/test_layout.py` compares with these. This file imports nothing, so that it costs nothing to import.
 """
 

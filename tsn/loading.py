@@ -8,7 +8,7 @@ from contextlib import contextmanager
 _UNUSED = ("sklearn", "scipy")
 
 
-def load(model, onnx_file, threads, device, **parameters):
+def load(model, onnx_file, threads, device, openvino_file=None, **parameters):
     """Loads a `TSNPipeline`.
 
     Args:
@@ -16,6 +16,7 @@ def load(model, onnx_file, threads, device, **parameters):
         onnx_file: A file in the model's `onnx` folder; `"none"`: PyTorch; `"auto"`: int8 on a CPU if the model has it.
         threads: Number of CPU threads.
         device: Such as `"cpu"` or `"cuda:0"`.
+        openvino_file: A file in the model's `openvino` folder, instead of `onnx_file`.
         parameters: Of the pipeline, such as `threshold`.
     """
     with _without_unused_packages():
@@ -30,9 +31,11 @@ def load(model, onnx_file, threads, device, **parameters):
     options = {}
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"--device {device}: this machine has no such device")
-    if onnx_file == "auto" and device == "cpu":
+    if onnx_file == "auto" and device == "cpu" and not openvino_file:
         onnx_file = "model_quantized.onnx" if _has(model, "model_quantized.onnx") else "none"
-    if onnx_file not in ("auto", "none"):
+    if openvino_file:
+        options = {"openvino_file": openvino_file, "num_threads": threads}
+    elif onnx_file not in ("auto", "none"):
         options = {"onnx_file": onnx_file, "num_threads": threads}
     loaded = TSNModel.from_pretrained(model, **options)
     tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)

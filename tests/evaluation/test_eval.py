@@ -110,6 +110,16 @@ def test_recorded_results_are_those_of_the_shipped_weights():
     assert table in (ROOT / "docs" / "results.md").read_text()
 
 
+def test_an_openvino_file_is_evaluated_like_the_weights(openvino_folder, data_file, tmp_path):
+    for name, options in (("torch", []), ("graph", ["--openvino_file", "model.xml"])):
+        evaluation.main([str(openvino_folder), str(data_file), "--output_dir", str(tmp_path / name), *options])
+    weights, graph = (json.loads((tmp_path / name / "eval_results.json").read_text()) for name in ("torch", "graph"))
+    for name, group in weights["results"].items():
+        assert graph["results"][name] == pytest.approx(group, abs=1e-5)
+    digest = hashlib.sha256((openvino_folder / "openvino" / "model.bin").read_bytes()).hexdigest()
+    assert graph["openvino_file"] == "model.xml" and graph["weights_sha256"] == digest
+
+
 def test_an_onnx_file_is_evaluated_like_the_weights(onnx_folder, data_file, tmp_path):
     records = []
     for name, options in (("torch", []), ("onnx", ["--onnx_file", "model.onnx"])):

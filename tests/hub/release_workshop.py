@@ -56,13 +56,16 @@ EXPECTED = {
     *(
         "configuration_tsn.py",
         "modeling_tsn.py",
+        "graph_tsn.py",
         "onnx_tsn.py",
+        "openvino_tsn.py",
         "tagging_tsn.py",
         "chunking_tsn.py",
         "pipeline_tsn.py",
     ),
     *("handler.py", "app.py", "highlight_tsn.py", "requirements.txt", "requirements-space.txt", "confusion.png"),
     *("onnx/model.onnx", "onnx/model_quantized.onnx", "onnx/quantization_report.json", "onnx/ort_config.json"),
+    *("openvino/model_quantized.xml", "openvino/model_quantized.bin", "openvino/quantization_report.json"),
     ".gitattributes",
     *("adapter/adapter_config.json", "adapter/adapter_model.safetensors", "adapter/config.json"),
 }
@@ -97,25 +100,27 @@ def evaluate(folder, data_file):
     evaluation.main([str(folder), str(data_file), "--output_dir", str(folder / "results")])
 
 
-def report_onnx(folder):
-    """The part of quantize.py's report that a release reads."""
-    files = {
-        path.name: {"sha256": sha256(path), "bytes": path.stat().st_size} for path in (folder / "onnx").glob("*.onnx")
-    }
+def report_graphs(folder):
+    """The part of quantize.py's reports that a release reads."""
+    paths = [path for name in ("onnx", "openvino") for path in (folder / name).iterdir()]
+    files = {path.name: {"sha256": sha256(path), "bytes": path.stat().st_size} for path in paths}
     report = {"weights_sha256": sha256(folder / "model.safetensors"), "files": files, "trials": [{"fp32_layers": []}]}
     report |= {"processor": {"name": "x", "features": []}, "eval_files": [], "max_drop": None, "preset": "avx2"}
-    for place in ("onnx", "results/int8"):
+    for place in ("onnx", "openvino", "results/int8"):
         (folder / place / "quantization_report.json").write_text(json.dumps(report), "utf-8")
 
 
 @pytest.fixture(scope="session")
-def original(onnx_folder, data_file, tmp_path_factory):
+def original(onnx_folder, openvino_folder, data_file, tmp_path_factory):
     """A clone of the code with a tiny model in place of the shipped one, and files that must not travel."""
     import eval as evaluation
     from tsn.hub.card import NEW_CARD
 
     folder = tmp_path_factory.mktemp("release") / "clone"
     shutil.copytree(onnx_folder, folder)
+    (folder / "openvino").mkdir()
+    for path in (openvino_folder / "openvino").glob("model_quantized.*"):
+        shutil.copy(path, folder / "openvino")
     for path in (*ROOT.glob("*.py"), ROOT / ".gitignore", ROOT / "LICENSE"):
         shutil.copy(path, folder)
     for name in ("tsn", "requirements"):
@@ -130,7 +135,7 @@ def original(onnx_folder, data_file, tmp_path_factory):
     int8 = folder / "results" / "int8"
     int8.mkdir(parents=True)
     evaluation.main([str(folder), str(data_file), "--onnx_file", "model_quantized.onnx", "--output_dir", str(int8)])
-    report_onnx(folder)
+    report_graphs(folder)
     for page, text in (("docs/more.md", MORE), ("examples/app.png", "PNG")):
         (folder / page).parent.mkdir(exist_ok=True)
         (folder / page).write_text(text, "utf-8")

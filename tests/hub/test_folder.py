@@ -23,7 +23,9 @@ from tsn.hub.folder import write_hub_folder
 CODE = {
     "configuration_tsn.py",
     "modeling_tsn.py",
+    "graph_tsn.py",
     "onnx_tsn.py",
+    "openvino_tsn.py",
     "tagging_tsn.py",
     "chunking_tsn.py",
     "pipeline_tsn.py",

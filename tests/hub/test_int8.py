@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 INT8 = ("--int8_repository", "org/tsn-int8")
 LEFT_OUT = {"model.safetensors", "onnx/model.onnx", "handler.py", "app.py", "highlight_tsn.py"}
 LEFT_OUT |= {"confusion.png", "notebook.ipynb"}
-FOLDERS = ("adapter/", "bench/", "docs/", "examples/", "requirements")
+FOLDERS = ("adapter/", "openvino/", "bench/", "docs/", "examples/", "requirements")
 
 
 def tags_of_int8(hub):

@@ -51,6 +51,13 @@ def quantize_again(folder):
         ),
         (edit("onnx/model_quantized.onnx", lambda content: content + b"\0"), "onnx/model_quantized.onnx", True),
         (edit_json("onnx/quantization_report.json", weights_sha256="0"), "of other weights", True),
+        (
+            edit("openvino/model_quantized.bin", lambda content: content + b"\0"),
+            "model_quantized.bin is not",
+            True,
+        ),
+        (edit_json("openvino/quantization_report.json", weights_sha256="0"), "files of openvino/ were made of", True),
+        (lambda folder: (folder / "openvino/quantization_report.json").unlink(), "openvino/ is there without", True),
         (lambda folder: (folder / "handler.py").unlink(), "handler.py belongs to a release", True),
         (lambda folder: (folder / "confusion.png").unlink(), "confusion.png", True),
         (edit("README.md", lambda card: card + b"[x](../secret.md)\n"), "../secret.md", True),

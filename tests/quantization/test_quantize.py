@@ -1,13 +1,13 @@
 """`quantize.py`, with what exports for it: export, int8, the accuracy gate, mixed precision, and clear errors."""
 
-import contextlib
 import json
 import re
+import shutil
 
 import onnx
 import onnxruntime
 import pytest
-from transformers import AutoTokenizer, pipeline
+from transformers import AutoTokenizer
 
 import quantize
 from modeling_tsn import TSNModel
@@ -18,9 +18,16 @@ from tsn.evaluation.metric import MAIN_METRICS
 from tsn.hub.files import RUNTIME_FILES
 from tsn.hub.folder import write_hub_folder
 from tsn.quantization import export, run
-from tsn.quantization.export import PRESETS, auto_preset, export_onnx, processor, quantize_onnx, weight_nodes
+from tsn.quantization.export import (
+    PRESETS,
+    OnnxBackend,
+    auto_preset,
+    export_onnx,
+    processor,
+    quantize_onnx,
+    weight_nodes,
+)
 
-TASK = "topic-sentiment-ner"
 ONNX_FILES = {"model.onnx", "model_quantized.onnx", "ort_config.json"}
 REPORTS = {"quantization_report.json", "quantization_report.md"}
 
@@ -149,22 +156,36 @@ def test_optimum_and_our_own_runtime_give_the_same(quantized):
             assert theirs(TEXTS, batch_size=3) == [theirs(text) for text in TEXTS]  # to the bit, in any batch
 
 
-def test_mixed_precision_keeps_the_fewest_layers_that_pass(quantized, fp32_file, tmp_path):
+class Folder(OnnxBackend):
+    """A backend whose fp32 file is there already."""
+
+    def __init__(self, fp32, folder):
+        shutil.copyfile(fp32, folder / self.FP32)
+        self.config, self._folder, self._preset = (
+            make_model("bert", len(make_tokenizer())).config,
+            folder,
+            "avx512_vnni",
+        )
+
+
+def test_mixed_precision_keeps_the_fewest_layers_that_pass(fp32_file, tmp_path):
+    (tmp_path / "onnx").mkdir()
+    backend = Folder(fp32_file, tmp_path / "onnx")
     order = [name for name in weight_nodes(fp32_file) if "layer." in name][::-1]
+    int8 = tmp_path / "onnx" / "model_quantized.onnx"
     for enough in (0, 1, 3):
 
-        def measure(path, enough=enough):
-            kept = len(set(order) & set(operators(path)))  # fp32: all of them
+        def measure(model, enough=enough):
+            kept = len(set(order) & set(operators(int8))) if model.quantized else len(order)
             return {"all": {"topic_f1": 0.5 - 0.01 * (kept < enough), "ner_f1": 0.5}}
 
-        trials, path = run.find_model(fp32_file, tmp_path, "avx512_vnni", None, measure, 0.005, order, [(1, 8)])
+        trials = run.find_model(backend, measure, 0.005, order, [(1, 8)])
         assert [trial["passes"] for trial in trials] == [False] * enough + [True]
-        assert trials[-1]["fp32_layers"] == order[:enough] and set(order[:enough]) <= set(operators(path))
+        assert trials[-1]["fp32_layers"] == order[:enough] and set(order[:enough]) <= set(operators(int8))
         sizes = [trial["bytes"] for trial in trials]
-        assert sizes == sorted(sizes) and path.stat().st_size == sizes[-1]
+        assert sizes == sorted(sizes) and int8.stat().st_size == sizes[-1]
     with pytest.raises(run.GateFailed, match="loses more than 0.005"):
-        halved = lambda path: {"all": {"ner_f1": float(path == fp32_file)}}  # noqa: E731
-        run.find_model(fp32_file, tmp_path, "avx512_vnni", None, halved, 0.005, [], [(1, 8)])
+        run.find_model(backend, lambda model: {"all": {"ner_f1": float(not model.quantized)}}, 0.005, [], [(1, 8)])
 
 
 def test_a_failed_gate_leaves_the_good_model_alone(quantized, hub_folder, data_file, monkeypatch, capsys):
@@ -177,33 +198,18 @@ def test_a_failed_gate_leaves_the_good_model_alone(quantized, hub_folder, data_f
     assert "0.8900" in capsys.readouterr().err
 
 
-def test_static_quantization_with_a_calibration_file(hub_folder, data_file, tmp_path):
-    quantize.main([str(hub_folder), "--output_dir", str(tmp_path), "--calibration_file", str(data_file)])
-    assert {path.name for path in (tmp_path / "onnx").iterdir()} == ONNX_FILES | REPORTS
-    kinds = set(operators(tmp_path / "onnx" / "model_quantized.onnx").values())
-    assert "QuantizeLinear" in kinds and "DynamicQuantizeLinear" not in kinds
-    pipe = pipeline(
-        TASK, model=str(tmp_path), trust_remote_code=True, model_kwargs={"onnx_file": "model_quantized.onnx"}
-    )
-    assert len(pipe(TEXTS)) == len(TEXTS)
-
-
-@pytest.mark.parametrize("more", [["--max_drop", "0", "--mixed_precision", "auto"], ["--calibration_file"]])
-def test_encoders_that_read_more_than_their_tokenizer_gives(data_file, tmp_path, more):
+@pytest.mark.parametrize("backend", ["onnx", "openvino"])
+def test_encoders_that_read_more_than_their_tokenizer_gives(data_file, tmp_path, backend):
     """multilingual-e5 is a BERT, which knows token types, with XLM-RoBERTa's tokenizer, which has none."""
     tokenizer = make_tokenizer()
     tokenizer.model_input_names = ["input_ids", "attention_mask"]
     write_hub_folder(make_model("bert", len(tokenizer)), tokenizer, tmp_path / "hub")
-    data = ["--eval_file", str(data_file)] if "--max_drop" in more else [str(data_file)]
-    # A drop of 0 has it look at every layer; whether the gate then opens is not the question here.
-    with contextlib.suppress(SystemExit):
-        quantize.main([str(tmp_path / "hub"), "--output_dir", str(tmp_path / "out"), *more, *data])
-        assert (tmp_path / "out" / "onnx" / "model_quantized.onnx").exists()
+    options = ["--backend", backend, "--eval_file", str(data_file), "--max_drop", "1", "--mixed_precision", "auto"]
+    quantize.main([str(tmp_path / "hub"), "--output_dir", str(tmp_path / "out"), *options])
+    assert list((tmp_path / "out" / backend).glob("model_quantized.*"))
 
 
 def test_onnx_into_the_checkpoint_itself(hub_folder, tmp_path):
-    import shutil
-
     shutil.copytree(hub_folder, tmp_path / "hub")
     before = snapshot(tmp_path / "hub")
     quantize.main([str(tmp_path / "hub"), "--output_dir", str(tmp_path / "hub")])
@@ -241,6 +247,9 @@ def test_options_that_contradict_each_other(hub_folder, tmp_path, capsys):
         (["--mixed_precision", "auto"], "--mixed_precision auto needs an --eval_file"),
         (["--max_drop", "2"], "--max_drop must be from 0 to 1"),
         (["--preset", "z80"], "invalid choice: 'z80'"),
+        (["--backend", "openvino"], "pass an --eval_file or a --calibration_file"),
+        (["--calibration_file", "x.jsonl"], "--calibration_file is for --backend openvino"),
+        (["--backend", "openvino", "--eval_file", "x", "--preset", "avx2"], "--preset is for --backend onnx"),
     ):
         with pytest.raises(SystemExit):
             quantize.main([str(hub_folder), "--output_dir", str(tmp_path), *options])

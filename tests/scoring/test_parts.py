@@ -68,14 +68,21 @@ class Pipe:
 
 
 def score(tmp_path, *inputs, output, **options):
-    given = {"model": str(tmp_path), "onnx": "none", "device": "cpu", "batch_size": 1, "text_column": "text"}
+    given = {
+        "model": str(tmp_path),
+        "onnx": "none",
+        "openvino_file": None,
+        "device": "cpu",
+        "batch_size": 1,
+        "text_column": "text",
+    }
     given |= {"split": "train", "threads": 1, "engine": "local", "report": None, **NO_THRESHOLDS, **options}
     return scoring.score(Namespace(inputs=list(map(str, inputs)), output=str(output), **given))
 
 
 @pytest.fixture(autouse=True)
 def parts_of_two_rows(monkeypatch):
-    monkeypatch.setattr(scoring, "load", lambda *_: Pipe())
+    monkeypatch.setattr(scoring, "load", lambda *_, **__: Pipe())
     monkeypatch.setattr(scoring, "PART_ROWS", 2)
 
 

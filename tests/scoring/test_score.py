@@ -98,6 +98,22 @@ def test_a_row_out_for_every_row_in(table, whole, model):
     assert "texts/s" in whole[1].stderr
 
 
+def test_an_openvino_file_scores(table, openvino_folder, tmp_path):
+    source, output = write_lines(tmp_path / "in.jsonl", table[1][:20]), tmp_path / "out.jsonl"
+    options = ["--model", openvino_folder, "--threads", 1]
+    done = run(source, "--output", output, *options, "--openvino_file", "model_quantized.xml")
+    assert done.returncode == 0, done.stderr
+    model = TSNModel.from_pretrained(openvino_folder, openvino_file="model_quantized.xml", num_threads=1)
+    pipe = TSNPipeline(model, AutoTokenizer.from_pretrained(openvino_folder))
+    for row in map(json.loads, output.read_text("utf-8").splitlines()):
+        if row["error"] is None:
+            assert [topic["start"] for topic in row["topics"]] == [t["start"] for t in pipe(row["text"])["topics"]]
+    files = scoring.fingerprint(str(openvino_folder), "model_quantized.xml")
+    assert any("model_quantized.bin" in file for file in files)
+    done = run(source, "--output", tmp_path / "x.jsonl", *options, "--openvino_file", "x.xml")
+    assert done.returncode == 1 and "openvino/x.xml" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_killed_anywhere_it_goes_on_to_the_same_bytes(table, whole, model, tmp_path):
     """Killed KILLS times at random moments: while it loads, scores, writes or joins parts."""
     output, seeds = tmp_path / "out.jsonl", random.Random(0)

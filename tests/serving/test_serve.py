@@ -13,6 +13,7 @@ pytest.importorskip("prometheus_client", reason="pip install -r requirements/ser
 import httpx
 
 from tests.conftest import ROOT, TEXTS
+from tests.runtime.test_pipeline import assert_same
 from tests.serving.server import lines_of, serving
 from tsn.loading import load
 
@@ -62,6 +63,13 @@ def test_answers_are_those_of_the_pipeline_to_the_bit(server, pipe, parameters):
     for text, answer in zip(texts[4:8], expected[4:8]):
         assert server.predict(text, batch_size=4, **parameters) == answer.encode()
     assert server.predict([]) == b"[]"
+
+
+def test_an_openvino_file_is_served(openvino_folder, tmp_path):
+    pipe = load(str(openvino_folder), "auto", 1, "cpu", openvino_file="model_quantized.xml")
+    assert type(pipe.model).__name__ == "TSNOpenVinoModel"
+    with serving(tmp_path, openvino_folder, "--workers", 1, "--openvino_file", "model_quantized.xml") as server:
+        assert_same(json.loads(server.predict(TEXTS)), pipe(TEXTS))
 
 
 def test_many_callers_at_once_get_their_own_answers(server, pipe):

@@ -25,6 +25,7 @@ from tsn.tables import results_table
 RECORD, TABLE = "eval_results.json", "eval_results.md"
 LABELS = ("topics", "entities", "sentiment", "targets")
 WEIGHTS = "model.safetensors"
+GRAPHS = ("onnx_file", "openvino_file")
 PICTURES = {"sentiment": "confusion_sentiment.png", "entities": "confusion_entities.png"}
 RELIABILITY = "reliability.png"
 
@@ -64,13 +65,13 @@ def evaluate(arguments):
         check_writable(pictures, [*PICTURES.values(), RELIABILITY])
     if arguments.device is not None:
         check_device(arguments.device)
-    onnx = {"onnx_file": arguments.onnx_file} if arguments.onnx_file else {}
-    model = TSNModel.from_pretrained(arguments.checkpoint, **onnx)
+    graph = {name: getattr(arguments, name) for name in GRAPHS if getattr(arguments, name)}
+    model = TSNModel.from_pretrained(arguments.checkpoint, **graph)
     tokenizer = AutoTokenizer.from_pretrained(arguments.checkpoint, trust_remote_code=False)
     about = {
         "checkpoint": Path(arguments.checkpoint).name or Path(arguments.checkpoint).resolve().name,
-        **onnx,
-        "weights_sha256": weights_sha256(arguments.checkpoint, **onnx),
+        **graph,
+        "weights_sha256": weights_sha256(arguments.checkpoint, **graph),
         "data": [Path(path).name for path in arguments.data],
         "versions": {
             "python": platform.python_version(),
@@ -121,8 +122,9 @@ def draw(record, folder):
         plot_reliability(record["reliability"], folder / RELIABILITY)
 
 
-def weights_sha256(checkpoint, onnx_file=None):
-    """SHA-256, in hexadecimal, of the checkpoint's `model.safetensors`, or of a file of its `onnx` folder.
+def weights_sha256(checkpoint, onnx_file=None, openvino_file=None):
+    """SHA-256, in hexadecimal, of the checkpoint's `model.safetensors`, or of the weights of a file of its `onnx` or
+    `openvino` folder.
 
     Weights that are saved in several shards are hashed one behind the other, in the order of their names, as
     `cat model-*.safetensors | sha256sum` does.
@@ -133,6 +135,8 @@ def weights_sha256(checkpoint, onnx_file=None):
     """
     if onnx_file is not None:
         return sha256(cached_file(checkpoint, onnx_file, subfolder="onnx"))
+    if openvino_file is not None:
+        return sha256(cached_file(checkpoint, f"{openvino_file.removesuffix('.xml')}.bin", subfolder="openvino"))
     try:
         return sha256(cached_file(checkpoint, WEIGHTS))
     except OSError as missing:

@@ -12,7 +12,7 @@ from tsn.paths import EVAL_RESULTS, RESULTS, ROOT
 TASK = "topic-sentiment-ner"
 CARD = "README.md"
 RUNTIME_FILES = (
-    *("configuration_tsn.py", "modeling_tsn.py", "onnx_tsn.py"),
+    *("configuration_tsn.py", "modeling_tsn.py", "graph_tsn.py", "onnx_tsn.py", "openvino_tsn.py"),
     *("tagging_tsn.py", "chunking_tsn.py", "pipeline_tsn.py"),
 )
 NOTEBOOK = "notebook.ipynb"  # at the root, where the Hub offers to open it in Colab
@@ -25,13 +25,18 @@ SERVING_FILES = {  # name on the Hub: name here
     "requirements-space.txt": "requirements/space.txt",
     NOTEBOOK: f"examples/{NOTEBOOK}",
 }
-QUANTIZATION_REPORT, INT8_FILE = "onnx/quantization_report.json", "onnx/model_quantized.onnx"
+INT8_FILE = "onnx/model_quantized.onnx"
+REPORT = "quantization_report.json"  # in each folder of graphs
+GRAPHS = {  # folder of a checkpoint to the graphs' files in it
+    "onnx": re.compile(r"(model|model_quantized)\.onnx"),
+    "openvino": re.compile(r"(model|model_quantized)\.(xml|bin)"),
+}
 TOKENIZER_FILES = (  # which of them there are depends on the tokenizer, and on the transformers that wrote it
     *("tokenizer.json", "tokenizer_config.json"),
     *("special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt"),
 )
 _NEEDED = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", str(EVAL_RESULTS))
-_ONNX = re.compile(r"(model|model_quantized)\.onnx|ort_config\.json|quantization_report\.(json|md|png)")
+_BESIDE_GRAPHS = re.compile(r"ort_config\.json|quantization_report\.(json|md|png)")
 _ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "config.json")  # as tsn/training/lora.py reads them
 _CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
 _LINK = re.compile(r"""\]\(\s*<?([^)>\s]+)>?(?:\s+["'(][^)]*)?\)|\bsrc\s*=\s*["']([^"']+)["']""")
@@ -94,7 +99,7 @@ def release_files(folder, pages):
     """The files of a release.
 
     Args:
-        folder: Of the checkpoint; with `onnx/` and folders of adapters if it has any.
+        folder: Of the checkpoint; with `onnx/`, `openvino/` and folders of adapters if it has any.
         pages: README.md and the pages that it links to, names to texts. What they link to by a relative path,
             pictures and recorded results, travels with them.
 
@@ -107,7 +112,9 @@ def release_files(folder, pages):
     folder = Path(folder).resolve()
     ours = {**{name: name for name in RUNTIME_FILES}, **SERVING_FILES}
     own = [*_NEEDED, *(name for name in TOKENIZER_FILES if name not in _NEEDED and (folder / name).exists())]
-    own += [f"onnx/{path.name}" for path in folder.glob("onnx/*") if _ONNX.fullmatch(path.name)]
+    for name, graph in GRAPHS.items():
+        paths = folder.glob(f"{name}/*")
+        own += [f"{name}/{p.name}" for p in paths if graph.fullmatch(p.name) or _BESIDE_GRAPHS.fullmatch(p.name)]
     for config in folder.glob("*/adapter_config.json"):
         if not config.parent.name.startswith("checkpoint-"):  # the trainer's own
             own += [f"{config.parent.name}/{name}" for name in _ADAPTER]

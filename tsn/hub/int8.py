@@ -8,7 +8,7 @@ from tsn.hub.card import evaluation_results
 from tsn.hub.files import (
     CARD,
     INT8_FILE,
-    QUANTIZATION_REPORT,
+    REPORT,
     RUNTIME_FILES,
     TASK,
     TOKENIZER_FILES,
@@ -19,7 +19,7 @@ from tsn.hub.sections import int8_section
 from tsn.paths import EVAL_RESULTS, INT8_RESULTS, sha256
 
 _COPIED = ("language", "license", "license_name", "license_link", "pipeline_tag", "datasets", "metrics")
-_ONNX_FILES = (INT8_FILE, "onnx/ort_config.json", QUANTIZATION_REPORT)
+_ONNX_FILES = (INT8_FILE, "onnx/ort_config.json", f"onnx/{REPORT}")
 _FILES = ("LICENSE", "LICENSE.md", "config.json", *TOKENIZER_FILES, *RUNTIME_FILES, *_ONNX_FILES)
 _TEXT = """
 # {name}

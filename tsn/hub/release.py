@@ -15,9 +15,10 @@ from tsn.hub.card import INT8_MARKER, card_pages, write_pages
 from tsn.hub.client import HubError, limit_time
 from tsn.hub.files import (
     CARD,
+    GRAPHS,
     INT8_FILE,
     NOTEBOOK,
-    QUANTIZATION_REPORT,
+    REPORT,
     check_content,
     hub_name,
     hub_page,
@@ -97,24 +98,36 @@ def _unmeasured(files, pages):
     weights, problems = sha256(files["model.safetensors"]), []
     if read_record(files[hub_name(EVAL_RESULTS)])["weights_sha256"] != weights:
         problems.append(f"{EVAL_RESULTS} was measured on other weights than model.safetensors: make eval")
-    onnx = {name: sha256(path) for name, path in files.items() if name.endswith(".onnx")}
-    if onnx and QUANTIZATION_REPORT not in files:
-        return [*problems, f"onnx/ is there without {QUANTIZATION_REPORT}: make int8"]
-    if onnx:
-        report = read_record(files[QUANTIZATION_REPORT])
-        if report["weights_sha256"] != weights:
-            problems.append("the ONNX files were made of other weights than model.safetensors: make int8")
-        problems += [
-            f"{name} is not the file that {QUANTIZATION_REPORT} describes: make int8"
-            for name, digest in onnx.items()
-            if report["files"].get(Path(name).name, {}).get("sha256") != digest
-        ]
+    graphs = {folder: _graphs(files, folder) for folder in GRAPHS}
+    for folder, digests in graphs.items():
+        problems += _unreported(files, folder, digests, weights) if digests else []
     if any(INT8_MARKER in text for text in pages.values()):
         if INT8_FILE not in files:
             problems.append(f"the card reports int8 results but {INT8_FILE} is missing: make int8")
-        elif read_record(files[hub_name(INT8_RESULTS)])["weights_sha256"] != onnx[INT8_FILE]:
+        elif read_record(files[hub_name(INT8_RESULTS)])["weights_sha256"] != graphs["onnx"][INT8_FILE]:
             problems.append(f"{INT8_RESULTS} was measured on another file than {INT8_FILE}: make int8")
     return problems
+
+
+def _graphs(files, folder):
+    """Names of a folder's graphs in a release, each with its SHA-256."""
+    names = [name for name in files if Path(name).parent.name == folder and GRAPHS[folder].fullmatch(Path(name).name)]
+    return {name: sha256(files[name]) for name in names}
+
+
+def _unreported(files, folder, digests, weights):
+    """What is wrong about the graphs of a folder, by the report that `quantize.py` wrote beside them."""
+    again = "make int8" if folder == "onnx" else f"quantize.py --backend {folder}"
+    if f"{folder}/{REPORT}" not in files:
+        return [f"{folder}/ is there without {folder}/{REPORT}: {again}"]
+    report, problems = read_record(files[f"{folder}/{REPORT}"]), []
+    if report["weights_sha256"] != weights:
+        problems.append(f"the files of {folder}/ were made of other weights than model.safetensors: {again}")
+    return problems + [
+        f"{name} is not the file that {folder}/{REPORT} describes: {again}"
+        for name, digest in digests.items()
+        if report["files"].get(Path(name).name, {}).get("sha256") != digest
+    ]
 
 
 def stage(files, pages, folder, repo_id):
@@ -229,7 +242,7 @@ def publish(releases, arguments, cache):
     for repository, staged in left.items():
         say("Loading the files in a fresh process ...")
         engines = ["torch"] if "model.safetensors" in staged else []
-        engines += [Path(name).name for name in staged if name.endswith(".onnx")]
+        engines += [Path(name).name for name in staged if name.endswith((".onnx", ".xml"))]
         try:
             expected[repository] = ask(staged["config.json"].parent, engines, cache)
         except RuntimeError as error:

@@ -31,7 +31,7 @@ def ask(model, engines, cache, revision=None):
 
     Args:
         model: Folder, or Hub id whose revision is in the cache.
-        engines: `"torch"`, and names of files of its `onnx` folder.
+        engines: `"torch"`, and names of files of its `onnx` and `openvino` folders.
         cache: Folder of `download`, or an empty one.
         revision: Commit on the Hub.
 
@@ -96,7 +96,8 @@ def _answer(model, revision, engines, texts):
 
     answers = {}
     for name in engines:
-        options = {} if name == "torch" else {"model_kwargs": {"onnx_file": name}}
+        option = "openvino_file" if name.endswith(".xml") else "onnx_file"
+        options = {} if name == "torch" else {"model_kwargs": {option: name}}
         tsn = pipeline(  # type: ignore[call-overload]  # the task is the model's own
             TASK, model=model, revision=revision, trust_remote_code=True, **options
         )

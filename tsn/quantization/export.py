@@ -7,11 +7,11 @@ import platform
 import warnings
 from pathlib import Path
 
-import numpy as np
 import onnx
 import onnxruntime
 import torch
 
+from onnx_tsn import TSNOnnxModel, open_session
 from tsn.heads import OUTPUTS
 from tsn.machine import read_processor
 
@@ -44,9 +44,25 @@ def export_onnx(model, path):
     names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in parameters]
     axes = {0: "batch_size", 1: "sequence_length"}  # those that stay dynamic
     outputs = {name: axes if name != "sentiment_logits" else {0: "batch_size"} for name in OUTPUTS}
-    with _quiet():
+    with quiet():
         way.export_graph(model.eval(), path, dict.fromkeys(names, axes), outputs)
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return check_against_torch(model, TSNOnnxModel(open_session(path, 1), model.config), "ONNX")
+
+
+def check_against_torch(model, graph, name):
+    """Compares a graph with the model that it was drawn from, on random inputs.
+
+    Args:
+        model: A `TSNModel` in fp32.
+        graph: A `TSNGraphModel`.
+        name: What to call it in the error.
+
+    Returns:
+        float: the largest difference of a logit from torch's, as a share of the largest logit.
+
+    Raises:
+        ValueError: the difference is above `TOLERANCE`.
+    """
     generator = torch.Generator().manual_seed(0)
     worst = 0.0
     for batch, length in ((1, 1), (1, 7), (3, 16), (2, min(33, model.config.max_tokens or 33))):
@@ -55,15 +71,14 @@ def export_onnx(model, path):
         mask[-1, (length + 1) // 2 :] = 0  # padding
         feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
         with torch.inference_mode():
-            expected = model(**feed)
-        logits = session.run(OUTPUTS, {i.name: feed[i.name].numpy() for i in session.get_inputs()})
-        for name, values in zip(OUTPUTS, logits):
-            reference = expected[name].numpy()
-            if name != "sentiment_logits":
-                values, reference = values[mask.bool().numpy()], reference[mask.bool().numpy()]  # (tokens, tags)
-            worst = max(worst, float(np.abs(values - reference).max() / max(np.abs(reference).max(), 1.0)))
+            expected, logits = model(**feed), graph(**feed)
+        for output in OUTPUTS:
+            values, reference = logits[output], expected[output]
+            if output != "sentiment_logits":
+                values, reference = values[mask.bool()], reference[mask.bool()]  # (tokens, tags)
+            worst = max(worst, float((values - reference).abs().max() / reference.abs().max().clamp(min=1)))
     if not worst <= TOLERANCE:
-        raise ValueError(f"the ONNX graph differs from torch by {worst:.1e} of the largest logit")
+        raise ValueError(f"the {name} graph differs from torch by {worst:.1e} of the largest logit")
     return worst
 
 
@@ -83,30 +98,14 @@ def _weight_nodes(graph):
     ]
 
 
-def activation_ranges(path, chunks):
-    """Smallest and largest input value of each node over some chunks, from which static quantization takes its scales.
-
-    Args:
-        path: The fp32 `.onnx` file.
-        chunks: Model inputs of each chunk, dicts of `(tokens,)` lists.
-    """
-    # The graph's inputs: the tokenizer may return more.
-    names = [value.name for value in onnx.load(path).graph.input]
-    feeds = [{name: chunk[name] for name in names} for chunk in chunks]
-    with _quiet():
-        return way.activation_ranges(path, feeds, _WEIGHT_OPERATORS)
-
-
-def quantize_onnx(path, folder, preset, keep=(), ranges=None):
-    """Quantizes a graph to int8 per channel.
+def quantize_onnx(path, folder, preset, keep=()):
+    """Quantizes a graph to int8 per channel; the scales of activations are computed in every run (dynamic).
 
     Args:
         path: The fp32 `.onnx` file.
         folder: Folder for `model_quantized.onnx` and `ort_config.json`.
         preset: One of `PRESETS`.
         keep: Names of nodes to leave in fp32.
-        ranges: Result of `activation_ranges`, for static scales of activations; with None the scales are computed in
-            every run (dynamic).
 
     Returns:
         Path: the quantized file.
@@ -114,9 +113,53 @@ def quantize_onnx(path, folder, preset, keep=(), ranges=None):
     graph = onnx.load(path).graph
     wanted = set(_weight_nodes(graph)).difference(keep)
     excluded = [node.name for node in graph.node if node.op_type in _WEIGHT_OPERATORS and node.name not in wanted]
-    with _quiet():
-        way.quantize_graph(path, folder, preset, _WEIGHT_OPERATORS, excluded, ranges)
+    with quiet():
+        way.quantize_graph(path, folder, preset, _WEIGHT_OPERATORS, excluded)
     return Path(folder) / f"{Path(path).stem}_quantized.onnx"
+
+
+class OnnxBackend:
+    """The model in ONNX Runtime: what `tsn/quantization/run.py` asks of a backend.
+
+    Args:
+        model: A `TSNModel` in fp32; its graph is written and compared with torch.
+        folder: Folder to write to, named `FOLDER`.
+        preset: One of `PRESETS`.
+
+    Raises:
+        ValueError: the graph differs from torch; `export_difference` is by how much, else.
+    """
+
+    FOLDER, OPTION, FP32, INT8 = "onnx", "onnx_file", "model.onnx", "model_quantized.onnx"
+
+    def __init__(self, model, folder, preset):
+        self.config, self._folder, self._preset = model.config, Path(folder), preset
+        self.export_difference = export_onnx(model, self._folder / self.FP32)
+
+    def about(self):
+        """What the report says of the way it was made."""
+        versions = {"onnxruntime": onnxruntime.__version__}
+        return {"way": way.NAME, "preset": self._preset, "mode": "dynamic", "versions": versions}
+
+    def files(self, name):
+        """Paths of the files that make up a model."""
+        return [self._folder / name]
+
+    def load(self, name):
+        """A `TSNGraphModel`."""
+        return TSNOnnxModel.from_pretrained(str(self._folder.parent), self.config, name)
+
+    def layers(self):
+        """Names of the layers that are quantized."""
+        return weight_nodes(self._folder / self.FP32)
+
+    def quantize(self, keep=()):
+        """Writes the int8 model, with some layers left in fp32."""
+        quantize_onnx(self._folder / self.FP32, self._folder, self._preset, keep)
+
+    def quantize_only(self, layer):
+        """Writes the int8 model with a single layer quantized."""
+        self.quantize([other for other in self.layers() if other != layer])
 
 
 def processor():
@@ -136,7 +179,7 @@ def auto_preset():
 
 
 @contextlib.contextmanager
-def _quiet():
+def quiet():
     """Hides the exporter's warnings about tracing and about files that a TSN checkpoint does not have."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)

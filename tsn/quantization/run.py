@@ -1,15 +1,16 @@
-"""Exports a checkpoint to ONNX, quantizes it to int8 and measures the loss: the work of `quantize.py`."""
+"""Exports a checkpoint, quantizes it to int8 and measures the loss: the work of `quantize.py`.
+
+What differs from engine to engine is in `export.OnnxBackend` and `with_openvino.OpenVinoBackend`.
+"""
 
 import json
 import os
 import statistics
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
 import transformers
 from matplotlib.figure import Figure
@@ -18,26 +19,17 @@ from transformers import AutoTokenizer
 
 from chunking_tsn import encode_chunks, model_inputs, token_limit
 from modeling_tsn import TSNModel
-from onnx_tsn import TSNOnnxModel, open_session
 from pipeline_tsn import TSNPipeline
 from tsn.data.annotated import read_rows
 from tsn.evaluation.run import evaluate_rows, read_labelled_rows, run_pipeline, weights_sha256
 from tsn.heads import MAIN_METRICS, OUTPUTS
 from tsn.hub.folder import write_hub_folder
 from tsn.paths import sha256
-from tsn.quantization.export import (
-    activation_ranges,
-    auto_preset,
-    export_onnx,
-    processor,
-    quantize_onnx,
-    way,
-    weight_nodes,
-)
+from tsn.quantization.export import OnnxBackend, auto_preset, processor
 from tsn.tables import markdown_table
 
 SAMPLE_CHUNKS = 64  # to measure a layer's error on
-CALIBRATION_CHUNKS = 256
+CALIBRATION_CHUNKS = 300
 SHAPES = ((16, 128), (1, 64))  # (batch, tokens) to measure latency at; fewer tokens if the model takes fewer
 
 
@@ -52,46 +44,42 @@ def sample_chunks(texts, tokenizer, config, count):
     return [model_inputs(encoding) for encoding in encodings[:count]]
 
 
-def layer_errors(path, preset, chunks, folder, ranges=None):
+def layer_errors(backend, chunks):
     """How much the output changes when a single layer is quantized.
 
     Returns:
-        dict: for each node of `weight_nodes` the Kullback-Leibler divergence, in nats, of the heads' output from that
+        dict: for each of the backend's layers the Kullback-Leibler divergence, in nats, of the heads' output from that
         in fp32: the mean over tokens (for the sentiment, over chunks), summed over the heads; largest first.
     """
-    nodes = weight_nodes(path)
-    expected = _log_probabilities(path, chunks)
+    expected = _log_probabilities(backend.load(backend.FP32), chunks)
     errors = {}
-    for node in tqdm(nodes, desc="error of each layer", unit="layer"):
-        one = quantize_onnx(path, folder, preset, [other for other in nodes if other != node], ranges)
-        quantized = _log_probabilities(one, chunks)
-        errors[node] = sum(float((np.exp(p) * (p - q)).sum(-1).mean()) for p, q in zip(expected, quantized))
+    for layer in tqdm(backend.layers(), desc="error of each layer", unit="layer"):
+        backend.quantize_only(layer)
+        quantized = _log_probabilities(backend.load(backend.INT8), chunks)
+        errors[layer] = sum(float((p.exp() * (p - q)).sum(-1).mean()) for p, q in zip(expected, quantized))
     return dict(sorted(errors.items(), key=lambda item: -item[1]))
 
 
-def _log_probabilities(path, chunks):
+def _log_probabilities(model, chunks):
     """For each head `(tokens or chunks, labels)` log-probabilities."""
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    names = [value.name for value in session.get_inputs()]
-    rows = [session.run(OUTPUTS, {name: np.array([chunk[name]]) for name in names}) for chunk in chunks]
-    logits = (np.concatenate([row.reshape(-1, row.shape[-1]) for row in head]) for head in zip(*rows))
-    return [torch.log_softmax(torch.from_numpy(values).double(), -1).numpy() for values in logits]
+    rows = [model(**{name: np.array([chunk[name]]) for name in model.input_names}) for chunk in chunks]
+    logits = (torch.cat([row[name].flatten(0, -2) for row in rows]) for name in OUTPUTS)  # (tokens or chunks, labels)
+    return [torch.log_softmax(values.double(), -1) for values in logits]
 
 
-def latencies(paths, shapes, repeats=15):
-    """Median milliseconds of a run at each shape, with the files in turn: `{path: {"16x128": ms, ...}}`."""
-    sessions = {path: open_session(path, torch.get_num_threads()) for path in paths}
-    out = {path: {} for path in paths}
+def latencies(backend, shapes, repeats=15):
+    """Median milliseconds of a run of the fp32 and the int8 model at each shape, in turn: `{name: {"16x128": ms}}`."""
+    models = {name: backend.load(name) for name in (backend.FP32, backend.INT8)}
+    out = {name: {} for name in models}
     for shape in shapes:
-        times = {path: [] for path in paths}
+        times = {name: [] for name in models}
         for _ in range(repeats + 1):
-            for path, session in sessions.items():
-                feed = {value.name: np.ones(shape, dtype=np.int64) for value in session.get_inputs()}
+            for name, model in models.items():
                 started = time.perf_counter()
-                session.run(None, feed)
-                times[path].append(1000 * (time.perf_counter() - started))
-        for path in paths:
-            out[path]["x".join(map(str, shape))] = round(statistics.median(times[path][1:]), 2)
+                model(np.ones(shape, dtype=np.int64))
+                times[name].append(1000 * (time.perf_counter() - started))
+        for name in models:
+            out[name]["x".join(map(str, shape))] = round(statistics.median(times[name][1:]), 2)
     return out
 
 
@@ -106,38 +94,48 @@ def drops(fp32, int8):
     return {head: fp32[head] - int8[head] for head in fp32}
 
 
-def measure_graph(rows, config, tokenizer, path):
-    """`evaluate_rows` of a graph in the `onnx` folder of a checkpoint."""
-    model = TSNOnnxModel.from_pretrained(str(path.parent.parent), config, path.name)
+def measure(model, tokenizer, rows):
+    """`evaluate_rows` of a model through the pipeline."""
     pipe = TSNPipeline(model=model, tokenizer=tokenizer, device="cpu")
     return evaluate_rows(run_pipeline(pipe, rows), rows)
 
 
-def find_model(fp32, folder, preset, ranges, measure, max_drop, order, shapes):
+def find_model(backend, measure, max_drop, order, shapes):
     """Quantizes, each time with one more layer of `order` in fp32, until no head loses more than `max_drop`.
 
+    Args:
+        backend: Its `INT8` is written.
+        measure: Function from one of the backend's models to its results; None: the first model is taken.
+        max_drop: Largest allowed drop of a head's main metric.
+        order: Names of layers.
+        shapes: `(batch, tokens)` to measure latency at.
+
     Returns:
-        `(trials, path)`: a dict for each model that was tried; the last one is the model at `path`.
+        list: a dict for each model that was tried; the last one is the model that is there.
 
     Raises:
         GateFailed: a head loses more than that in every model; the second argument is a table of them all.
     """
-    reference = measure(fp32) if measure else None
+    reference = measure(backend.load(backend.FP32)) if measure else None
     trials = []
     for count in range(len(order) + 1):
-        path = quantize_onnx(fp32, folder, preset, order[:count], ranges)
-        times = latencies([fp32, path], shapes)
-        trial = {"fp32_layers": order[:count], "bytes": path.stat().st_size, "latency_ms": times[path]}
-        trial["fp32_latency_ms"] = times[fp32]
+        backend.quantize(order[:count])
+        times = latencies(backend, shapes)
+        trial = {"fp32_layers": order[:count], "bytes": _size(backend, backend.INT8)}
+        trial |= {"latency_ms": times[backend.INT8], "fp32_latency_ms": times[backend.FP32]}
         trials.append(trial)
         if measure is None:
-            return trials, path
-        groups = measure(path)
+            return trials
+        groups = measure(backend.load(backend.INT8))
         trial.update(fp32_results=reference, results=groups, drops=drops(reference, groups))
         trial["passes"] = all(drop <= max_drop for drop in trial["drops"].values())
         if trial["passes"]:
-            return trials, path
-    raise GateFailed(f"a head loses more than {max_drop}", trade_off_table(trials, fp32.stat().st_size))
+            return trials
+    raise GateFailed(f"a head loses more than {max_drop}", trade_off_table(trials, _size(backend, backend.FP32)))
+
+
+def _size(backend, name):
+    return sum(path.stat().st_size for path in backend.files(name))
 
 
 def trade_off_table(trials, fp32_bytes):
@@ -188,13 +186,14 @@ def quantize(arguments):
     model = TSNModel.from_pretrained(arguments.checkpoint).eval()
     tokenizer = AutoTokenizer.from_pretrained(arguments.checkpoint, trust_remote_code=False)
     rows = read_labelled_rows(arguments.eval_file, model.config, "validation") if arguments.eval_file else []
-    calibration = _calibration_chunks(arguments.calibration_file, tokenizer, model.config)
+    chunks = _calibration_chunks(arguments, tokenizer, model.config) if arguments.backend == "openvino" else []
     output = Path(arguments.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output, prefix=".quantize-") as stage:
-        folder = Path(stage) / "onnx"
+        folder = Path(stage) / arguments.backend
         folder.mkdir()
-        report = _write_onnx(model, tokenizer, rows, calibration, arguments, folder)
+        backend = _backend(model, folder, chunks, arguments)
+        report = _write_model(backend, tokenizer, rows, arguments)
         table = _write_reports(report, folder)
         if not _same_folder(arguments.checkpoint, output):
             write_hub_folder(model, tokenizer, stage)
@@ -202,42 +201,43 @@ def quantize(arguments):
     return table
 
 
-def _calibration_chunks(file, tokenizer, config):
-    if not file:
-        return []
-    chunks = sample_chunks([row["text"] for row in read_rows(file, config)], tokenizer, config, CALIBRATION_CHUNKS)
+def _calibration_chunks(arguments, tokenizer, config):
+    files = [arguments.calibration_file] if arguments.calibration_file else arguments.eval_file
+    texts = [row["text"] for file in files for row in read_rows(file, config, "validation")]
+    chunks = sample_chunks(texts, tokenizer, config, CALIBRATION_CHUNKS)
     if not chunks:
-        raise ValueError(f"no text with words in {file}")
+        raise ValueError(f"no text with words in {', '.join(files)}")
     return chunks
 
 
-def _write_onnx(model, tokenizer, rows, calibration, arguments, folder):
-    """Writes `model.onnx` and `model_quantized.onnx` to a folder; returns the report on them."""
-    config, fp32 = model.config, folder / "model.onnx"
-    preset = auto_preset() if arguments.preset == "auto" else arguments.preset
-    difference = export_onnx(model, fp32)
-    ranges = activation_ranges(fp32, calibration) if calibration else None
+def _backend(model, folder, chunks, arguments):
+    if arguments.backend == "openvino":
+        from tsn.quantization.with_openvino import OpenVinoBackend  # here, as it takes seconds to import
+
+        return OpenVinoBackend(model, folder, chunks)
+    return OnnxBackend(model, folder, auto_preset() if arguments.preset == "auto" else arguments.preset)
+
+
+def _write_model(backend, tokenizer, rows, arguments):
+    """Writes the int8 model; returns the report on it and on that in fp32."""
     errors = {}
     if arguments.mixed_precision == "auto":
-        chunks = sample_chunks([row["text"] for row in rows], tokenizer, config, SAMPLE_CHUNKS)
-        errors = layer_errors(fp32, preset, chunks, folder, ranges)
-    measure = partial(measure_graph, rows, config, tokenizer) if rows else None
-    longest = token_limit(tokenizer, config) or max(SHAPES)[1]
+        chunks = sample_chunks([row["text"] for row in rows], tokenizer, backend.config, SAMPLE_CHUNKS)
+        errors = layer_errors(backend, chunks)
+    longest = token_limit(tokenizer, backend.config) or max(SHAPES)[1]
     shapes = [(batch, min(length, longest)) for batch, length in SHAPES]
-    trials, path = find_model(fp32, folder, preset, ranges, measure, arguments.max_drop, list(errors), shapes)
+    judge = (lambda model: measure(model, tokenizer, rows)) if rows else None
+    trials = find_model(backend, judge, arguments.max_drop, list(errors), shapes)
+    about, paths = backend.about(), [path for name in (backend.FP32, backend.INT8) for path in backend.files(name)]
+    versions = {**about.pop("versions"), "torch": torch.__version__, "transformers": transformers.__version__}
     return {
         "weights_sha256": weights_sha256(arguments.checkpoint),
-        "way": way.NAME,
-        "preset": preset,
-        "mode": "static" if calibration else "dynamic",
+        **about,
         "processor": processor(),
-        "versions": {
-            "onnxruntime": onnxruntime.__version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-        "export_difference": difference,
-        "files": {file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in (fp32, path)},
+        "versions": versions,
+        "export_difference": backend.export_difference,
+        "files": {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in paths},
+        "fp32_bytes": _size(backend, backend.FP32),
         "eval_files": [Path(file).name for file in arguments.eval_file or []],
         "max_drop": arguments.max_drop if rows else None,
         "layer_errors": errors,
@@ -247,7 +247,7 @@ def _write_onnx(model, tokenizer, rows, calibration, arguments, folder):
 
 def _write_reports(report, folder):
     """Writes the report as JSON, Markdown and, if layers were compared, a plot; returns the Markdown."""
-    trials, fp32_bytes = report["trials"], report["files"]["model.onnx"]["bytes"]
+    trials, fp32_bytes = report["trials"], report["fp32_bytes"]
     table = trade_off_table(trials, fp32_bytes)
     (folder / "quantization_report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     (folder / "quantization_report.md").write_text(table, encoding="utf-8")

@@ -1,14 +1,12 @@
 """ONNX graphs by Optimum's exporter and int8 by its `ORTQuantizer`: the way on transformers 4.57."""
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import optimum.version
-from datasets import Dataset
 from optimum.exporters.onnx import export
 from optimum.exporters.onnx.config import TextEncoderOnnxConfig
 from optimum.onnxruntime import ORTQuantizer
-from optimum.onnxruntime.configuration import AutoCalibrationConfig, AutoQuantizationConfig
+from optimum.onnxruntime.configuration import AutoQuantizationConfig
 from optimum.utils import NormalizedTextConfig
 from transformers import AutoConfig, PretrainedConfig
 
@@ -46,26 +44,8 @@ def export_graph(model, path, inputs, outputs):
     export(model, TSNOnnxConfig(model.config, inputs, outputs), Path(path))
 
 
-def activation_ranges(path, feeds, operators):
-    """Smallest and largest value of each tensor that operators of these types read, over some inputs of the graph.
-
-    Args:
-        path: The fp32 `.onnx` file.
-        feeds: Inputs of the graph, dicts of `(tokens,)` lists.
-        operators: Types of operators.
-    """
-    dataset = Dataset.from_list(feeds)
-    with TemporaryDirectory() as folder:
-        return ORTQuantizer(Path(path), PretrainedConfig()).fit(
-            dataset,
-            AutoCalibrationConfig.minmax(dataset),
-            onnx_augmented_model_name=Path(folder) / "calibration.onnx",
-            operators_to_quantize=operators,
-        )
-
-
-def quantize_graph(path, folder, preset, operators, excluded, ranges=None):
-    """Quantizes a graph to int8, per channel; writes `model_quantized.onnx` and `ort_config.json`.
+def quantize_graph(path, folder, preset, operators, excluded):
+    """Quantizes a graph to dynamic int8, per channel; writes `model_quantized.onnx` and `ort_config.json`.
 
     Args:
         path: The fp32 `.onnx` file.
@@ -73,13 +53,12 @@ def quantize_graph(path, folder, preset, operators, excluded, ranges=None):
         preset: Name of a method of `AutoQuantizationConfig`.
         operators: Types of the operators to quantize.
         excluded: Names of nodes to leave in fp32.
-        ranges: Result of `activation_ranges`, for static scales; with None they are dynamic.
     """
     # The quantizer would ask whether to run the checkpoint's code.
     AutoConfig.register(TSNConfig.model_type, TSNConfig, exist_ok=True)
     options = getattr(AutoQuantizationConfig, preset)(
-        is_static=ranges is not None, per_channel=True, nodes_to_exclude=excluded, operators_to_quantize=operators
+        is_static=False, per_channel=True, nodes_to_exclude=excluded, operators_to_quantize=operators
     )
     folder = Path(folder)
-    ORTQuantizer(Path(path), PretrainedConfig()).quantize(options, folder, calibration_tensors_range=ranges)
+    ORTQuantizer(Path(path), PretrainedConfig()).quantize(options, folder)
     (folder / "config.json").unlink()  # an empty one that Optimum writes; the checkpoint has its own

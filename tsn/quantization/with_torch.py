@@ -7,13 +7,10 @@ They took several times as long and need another package, and the former's graph
 
 import json
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-import numpy as np
-import onnx
 import onnxruntime
 import torch
-from onnxruntime.quantization import QDQQuantizer, QuantType, create_calibrator, quantize_dynamic
+from onnxruntime.quantization import QuantType, quantize_dynamic
 
 NAME = f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__}"
 _OPSET = 18
@@ -53,49 +50,22 @@ def export_graph(model, path, inputs, outputs):
         model.backbone.set_attn_implementation(attention)
 
 
-class _Feeds:
-    """What a calibrator reads its inputs from."""
-
-    def __init__(self, feeds):
-        self._feeds = iter(feeds)
-
-    def get_next(self):
-        feed = next(self._feeds, None)
-        return feed and {name: np.array([values], dtype=np.int64) for name, values in feed.items()}
-
-
-def activation_ranges(path, feeds, operators):
-    """As `with_optimum.activation_ranges`."""
-    with TemporaryDirectory() as folder:
-        calibrator = create_calibrator(Path(path), operators, f"{folder}/calibration.onnx")
-        calibrator.collect_data(_Feeds(feeds))
-        return calibrator.compute_data()
-
-
-def quantize_graph(path, folder, preset, operators, excluded, ranges=None):
+def quantize_graph(path, folder, preset, operators, excluded):
     """As `with_optimum.quantize_graph`."""
     target = Path(folder) / f"{Path(path).stem}_quantized.onnx"
     kind = _WEIGHTS[preset]
-    if ranges is None:
-        quantize_dynamic(
-            Path(path),
-            target,
-            op_types_to_quantize=operators,
-            per_channel=True,
-            weight_type=kind,
-            nodes_to_exclude=excluded,
-            extra_options=dict(_SCALES),
-        )
-    else:
-        # `quantize_static` would calibrate again for every model that is tried.
-        quantizer = QDQQuantizer(
-            onnx.load(path), True, False, kind, QuantType.QUInt8, ranges, [], excluded, operators, dict(_SCALES)
-        )
-        quantizer.quantize_model()
-        quantizer.model.save_model_to_file(str(target))
+    quantize_dynamic(
+        Path(path),
+        target,
+        op_types_to_quantize=operators,
+        per_channel=True,
+        weight_type=kind,
+        nodes_to_exclude=excluded,
+        extra_options=dict(_SCALES),
+    )
     options = {
-        "is_static": ranges is not None,
-        "format": "QOperator" if ranges is None else "QDQ",
+        "is_static": False,
+        "format": "QOperator",
         "activations_dtype": "QUInt8",
         "activations_symmetric": False,
         "weights_dtype": kind.name,

@@ -55,6 +55,9 @@ def build_parser(description=None):
         help="file in the model's onnx/ folder; none: PyTorch; auto: int8 on a CPU if the model has it (default)",
     )
     model.add_argument(
+        "--openvino_file", metavar="FILE", help="file in the model's openvino/ folder, instead of --onnx"
+    )
+    model.add_argument(
         "--device",
         default="cpu",
         help="cpu (default) or a GPU such as cuda:0; with --engine ray, cuda gives each process a GPU",

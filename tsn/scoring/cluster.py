@@ -165,7 +165,10 @@ def _block(pickled):
 def _model_files(model):
     """Returns the content of a model folder by relative path; nothing for an id on the Hub."""
     folder = Path(model)
-    paths = [path for path in folder.glob("*") if path.suffix in _MODEL_FILES] + [*folder.glob("onnx/*")]
+    paths = [path for path in folder.glob("*") if path.suffix in _MODEL_FILES] + [
+        *folder.glob("onnx/*"),
+        *folder.glob("openvino/*"),
+    ]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths if path.is_file()}
 
 

@@ -132,7 +132,7 @@ def run_settings(arguments):
     """Returns what the output depends on besides the input; parts with other settings are not joined with new ones."""
     return {
         "format": ROW_FORMAT,
-        "model": fingerprint(arguments.model, arguments.onnx),
+        "model": fingerprint(arguments.model, arguments.openvino_file or arguments.onnx),
         "part_rows": PART_ROWS,
         **{name: getattr(arguments, name) for name in ("device", "batch_size", "text_column", *THRESHOLDS)},
     }
@@ -168,7 +168,7 @@ def plan_run(arguments):
     threads = cores if workers == 1 and not on_ray else 1
     thresholds = {name: getattr(arguments, name) for name in THRESHOLDS if getattr(arguments, name)}
     options = (arguments.model, arguments.onnx, threads, arguments.device)
-    return Plan(rows, workers, partial(load, **thresholds), options)
+    return Plan(rows, workers, partial(load, openvino_file=arguments.openvino_file, **thresholds), options)
 
 
 def score_parts(arguments, plan, parts):
@@ -205,11 +205,14 @@ def _skip(progress, size):
     progress.refresh()
 
 
-def fingerprint(model, onnx_file):
+def fingerprint(model, file):
     """Identifies a model: by the SHA-256 of its files if it is a folder, otherwise by its Hub id."""
     folder = Path(model)
     if not folder.is_dir():
-        return [onnx_file, str(model)]
+        return [file, str(model)]
     names = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json")
-    paths = [*(folder / name for name in names), *sorted(folder.glob("onnx/*.onnx"))]
-    return [onnx_file, *(f"{path.name} {sha256(path)}" for path in paths if path.exists())]
+    paths = [
+        *(folder / name for name in names),
+        *sorted([*folder.glob("onnx/*.onnx"), *folder.glob("openvino/*.bin")]),
+    ]
+    return [file, *(f"{path.name} {sha256(path)}" for path in paths if path.exists())]

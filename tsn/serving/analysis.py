@@ -16,12 +16,12 @@ BATCH_SIZE = 32  # chunks per forward pass
 _SPANS = ("topics", "entities")
 
 
-def load_analyst(model: str) -> "Analyst":
+def load_analyst(model: str, openvino_file: str | None) -> "Analyst":
     """Loads the pipeline in a process of its own, which leaves signals to the one that started it."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a core for each process
-    return Analyst(load(model, "auto", 1, "cpu"))
+    return Analyst(load(model, "auto", 1, "cpu", openvino_file))
 
 
 def analyse(analyst: "Analyst", *messages: tuple) -> list:

@@ -13,6 +13,11 @@ def build_parser(description=None):
     parser.add_argument(
         "--model", default=MODEL, help="folder or Hub id (default: TSN_MODEL, or the model in this folder)"
     )
+    parser.add_argument(
+        "--openvino_file",
+        metavar="FILE",
+        help="file in the model's openvino/ folder to run (default: ONNX in int8 if the model has it, else PyTorch)",
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine)")
     parser.add_argument("--port", type=int, default=8000, help="default: 8000; 0 takes a free one and says which")
     parser.add_argument(

@@ -41,7 +41,7 @@ class Service:
             options.workers,
             self.queue,
             analysis.load_analyst,
-            (options.model,),
+            (options.model, options.openvino_file),
             analysis.analyse,
             analysis.about,
             options.timeout,

@@ -1,0 +1,181 @@
+"""A TSN model in OpenVINO: the outputs of `TSNModel` from `model.xml` or `model_quantized.xml` and its `.bin`.
+
+Needs `openvino`, and an x86-64 or ARM processor.
+"""
+
+import os
+import sys
+from queue import Empty, SimpleQueue
+from typing import Any, Optional
+
+import numpy as np
+import torch
+
+try:
+    from .graph_tsn import OUTPUTS, GraphFile, TSNGraphModel, check_num_threads, graph_file
+except ImportError:  # run from a folder of plain files: scripts, accelerate, pytest
+    from graph_tsn import OUTPUTS, GraphFile, TSNGraphModel, check_num_threads, graph_file
+
+STEP = 8
+"""Lengths are padded to multiples of this: OpenVINO prepares its kernels again for every new shape."""
+_PRECISIONS = {"None": "f32", "auto": "f32", "float32": "f32", "bfloat16": "bf16"}
+
+
+class TSNOpenVinoModel(TSNGraphModel):
+    """Runs an exported TSN model in OpenVINO; `TSNPipeline` takes it like a `TSNModel`.
+
+    The scales of its int8 model are fixed, so that texts are run in batches and do not change each other's answers.
+
+    It can be pickled and copied, and answers in a forked process: it opens its files again there.
+
+    Example:
+        ```python
+        tsn = pipeline("topic-sentiment-ner", model="org/tsn", trust_remote_code=True,
+                       model_kwargs={"openvino_file": "model_quantized.xml"})
+        ```
+
+    Args:
+        network: An [`OpenVinoNetwork`].
+        config: The model's `TSNConfig`.
+
+    Raises:
+        ValueError: the graph's inputs or outputs are not those of a TSN model with these labels.
+    """
+
+    ENGINE, FOLDER = "OpenVINO", "openvino"
+
+    def __init__(self, network: "OpenVinoNetwork", config: Any):
+        compiled, _ = network.opened
+        outputs = {port.any_name: port.partial_shape[-1] for port in compiled.outputs}
+        outputs = {name: size.get_length() if size.is_static else None for name, size in outputs.items()}
+        super().__init__(network, config, [port.any_name for port in compiled.inputs], outputs)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | os.PathLike,
+        config: Any,
+        openvino_file: str = "model_quantized.xml",
+        num_threads: Optional[int] = None,
+        dtype: Any = None,
+        **hub: Any,
+    ) -> "TSNOpenVinoModel":
+        """Loads a file of the `openvino` folder of a checkpoint, and the `.bin` of the same name.
+
+        Args:
+            name_or_path: Folder or Hub id.
+            config: The checkpoint's `TSNConfig`.
+            openvino_file: Name of the `.xml` file in that folder.
+            num_threads: Number of threads to compute with; as many as torch uses by default.
+            dtype: `torch.bfloat16` (or its name) computes what is not int8 in bfloat16, on processors that have it.
+                Faster, and less exact. Default: float32, also where OpenVINO would choose bfloat16.
+            hub: `revision`, `token`, `cache_dir`, `local_files_only`, ...: as everywhere in transformers.
+
+        Raises:
+            ImportError: OpenVINO is not installed.
+            OSError: a file does not exist or is not an OpenVINO model.
+            ValueError: a parameter is out of range, or the graph does not fit the configuration.
+        """
+        check_num_threads(num_threads)
+        precision = _precision(dtype)
+        path = graph_file(name_or_path, "openvino_file", openvino_file, ".xml", cls.FOLDER, **hub)
+        weights = f"{openvino_file.removesuffix('.xml')}.bin"
+        graph_file(name_or_path, "openvino_file", weights, ".bin", cls.FOLDER, **hub)  # comes to lie beside it
+        return cls(OpenVinoNetwork(path, num_threads or torch.get_num_threads(), precision), config)
+
+    def _run(self, feed: dict, mask: np.ndarray) -> list:
+        count, tokens = mask.shape
+        padding = ((0, 0), (0, -tokens % STEP))
+        feed = {name: np.pad(values, padding) for name, values in feed.items()}  # (batch, padded tokens)
+        parts, start = [], 0
+        while start < count:
+            stop = start + (1 << (count - start).bit_length() - 1)  # a power of 2 of rows: few sizes, as few shapes
+            parts.append(self._file.run({name: values[start:stop] for name, values in feed.items()}))
+            start = stop
+        return [
+            np.concatenate([part[name] if part[name].ndim == 2 else part[name][:, :tokens] for part in parts])
+            for name in OUTPUTS  # (batch, classes) or (batch, tokens, tags)
+        ]
+
+
+class OpenVinoNetwork(GraphFile):
+    """A compiled OpenVINO model, for calls from any thread.
+
+    Args:
+        source: Path of the `.xml` file; its `.bin` lies beside it.
+        threads: Number of threads that one run computes with.
+        precision: `"f32"` or `"bf16"`.
+    """
+
+    def __init__(self, source: str, threads: int, precision: str):
+        self._threads, self._precision = threads, precision
+        super().__init__(source)
+
+    def paths(self) -> list[str]:
+        return [self._source, f"{self._source.removesuffix('.xml')}.bin"]
+
+    def open(self) -> Any:
+        """`(compiled model, its idle requests)`."""
+        return compile_network(self._source, self._threads, self._precision), SimpleQueue()
+
+    def run(self, feed: dict) -> dict:
+        """The outputs for arrays of the graph's inputs, by name."""
+        compiled, idle = self.opened
+        try:
+            request = idle.get_nowait()
+        except Empty:
+            request = compiled.create_infer_request()
+        request.infer(feed, share_inputs=True)
+        values = {name: request.get_tensor(name).data.copy() for name in OUTPUTS}
+        idle.put(request)
+        return values
+
+
+def compile_network(path: str | os.PathLike, threads: int, precision: str) -> Any:
+    """Compiles an OpenVINO model for the CPU.
+
+    Args:
+        path: The `.xml` file; its `.bin` lies beside it.
+        threads: Number of threads that one run computes with.
+        precision: `"f32"` or `"bf16"`, of what is not int8.
+
+    Raises:
+        ImportError: OpenVINO is not installed.
+        OSError: the files are not an OpenVINO model.
+        ValueError: the processor does not compute in this precision.
+    """
+    core = openvino_core()
+    if precision.upper() not in ("F32", *core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")):
+        raise ValueError("this processor does not compute in bfloat16: leave dtype out")
+    options = {
+        "INFERENCE_PRECISION_HINT": precision,  # left out, some processors would silently compute in bfloat16
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "ENABLE_CPU_PINNING": False,  # several processes would all be bound to the first cores
+    }
+    try:
+        return core.compile_model(core.read_model(path), "CPU", options)
+    except RuntimeError as error:
+        raise OSError(f"{path} could not be loaded as an OpenVINO model: {error}") from error
+
+
+def openvino_core() -> Any:
+    """OpenVINO's `Core`, without its telemetry.
+
+    Raises:
+        ImportError: OpenVINO is not installed.
+    """
+    # `import openvino` reports to Google Analytics by this package, unless it cannot be imported.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        import openvino
+    except ImportError as error:
+        raise ImportError("openvino_file needs OpenVINO: pip install openvino") from error
+    return openvino.Core()
+
+
+def _precision(dtype: Any) -> str:
+    name = str(dtype).removeprefix("torch.")
+    if name not in _PRECISIONS:
+        raise ValueError(f"dtype of an OpenVINO model must be float32 or bfloat16, not {dtype!r}")
+    return _PRECISIONS[name]
