@@ -31,6 +31,7 @@ class TSNGraphModel(nn.Module):
     """
 
     ENGINE, FOLDER = "", ""  # the format's name, and the folder of a checkpoint that holds such files
+    row_by_row = False  # whether each row is run without the padding of the batch: the pipeline then passes many
 
     def __init__(self, file: Any, config: Any, inputs: list[str], outputs: dict[str, Any]):
         super().__init__()
@@ -140,6 +141,11 @@ class GraphFile:
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
         _FILES.add(self)
+
+
+def row_lengths(mask: np.ndarray) -> np.ndarray:
+    """`(batch,)` tokens of each row up to the last that is not padding, from a `(batch, tokens)` mask."""
+    return mask.shape[1] - (mask[:, ::-1] != 0).argmax(1)
 
 
 def leak(value: Any) -> None:

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 try:
-    from .graph_tsn import OUTPUTS, GraphFile, TSNGraphModel, check_num_threads, graph_file, leak
+    from .graph_tsn import OUTPUTS, GraphFile, TSNGraphModel, check_num_threads, graph_file, leak, row_lengths
 except ImportError:  # run from a folder of plain files: scripts, accelerate, pytest
-    from graph_tsn import OUTPUTS, GraphFile, TSNGraphModel, check_num_threads, graph_file, leak
+    from graph_tsn import OUTPUTS, GraphFile, TSNGraphModel, check_num_threads, graph_file, leak, row_lengths
 
 # From 1.29 on, ONNX Runtime reports its use to Microsoft from a thread of its own, and a forked process would wait for
 # that thread forever when it exits. Read once, when the package is imported.
@@ -59,7 +59,7 @@ class TSNOnnxModel(TSNGraphModel):
         file = session if isinstance(session, OnnxSession) else OnnxSession.of(session)
         outputs = {value.name: value.shape[-1] for value in file.session.get_outputs()}
         super().__init__(file, config, [value.name for value in file.session.get_inputs()], outputs)
-        self.quantized = _is_quantized(self.session)
+        self.quantized = self.row_by_row = _is_quantized(self.session)
         self._workers = num_threads or torch.get_num_threads()
 
     @property
@@ -114,7 +114,7 @@ class TSNOnnxModel(TSNGraphModel):
         return self._run_rows(feed, mask) if self.quantized else self.session.run(OUTPUTS, feed)
 
     def _run_rows(self, feed: dict, mask: np.ndarray) -> list:
-        lengths = (mask.shape[1] - (mask[:, ::-1] != 0).argmax(1)).tolist()  # up to the last token that is not padding
+        lengths = row_lengths(mask).tolist()
         waiting: SimpleQueue[int] = SimpleQueue()
         rows: list[Any] = [None] * len(lengths)
         session = self.session

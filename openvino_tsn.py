@@ -12,19 +12,24 @@ import numpy as np
 import torch
 
 try:
-    from .graph_tsn import OUTPUTS, GraphFile, TSNGraphModel, check_num_threads, graph_file
+    from .graph_tsn import OUTPUTS, GraphFile, TSNGraphModel, check_num_threads, graph_file, row_lengths
 except ImportError:  # run from a folder of plain files: scripts, accelerate, pytest
-    from graph_tsn import OUTPUTS, GraphFile, TSNGraphModel, check_num_threads, graph_file
+    from graph_tsn import OUTPUTS, GraphFile, TSNGraphModel, check_num_threads, graph_file, row_lengths
 
-STEP = 8
-"""Lengths are padded to multiples of this: OpenVINO prepares its kernels again for every new shape."""
+STEP, MOST_ROWS = 8, 32
+"""Rows are padded to a multiple of `STEP` tokens, and run with those of the same length, at most `MOST_ROWS` at once.
+
+OpenVINO prepares its kernels again for every new shape, so there should be few. And sums over the same number of
+tokens are rounded alike: a row gives the same answer, to the bit, beside any others.
+"""
 _PRECISIONS = {"None": "f32", "auto": "f32", "float32": "f32", "bfloat16": "bf16"}
 
 
 class TSNOpenVinoModel(TSNGraphModel):
     """Runs an exported TSN model in OpenVINO; `TSNPipeline` takes it like a `TSNModel`.
 
-    The scales of its int8 model are fixed, so that texts are run in batches and do not change each other's answers.
+    The scales of its int8 model are fixed, so that texts are run in batches: the answer for a text is the same, to the
+    bit, in any batch.
 
     It can be pickled and copied, and answers in a forked process: it opens its files again there.
 
@@ -85,17 +90,20 @@ class TSNOpenVinoModel(TSNGraphModel):
 
     def _run(self, feed: dict, mask: np.ndarray) -> list:
         count, tokens = mask.shape
+        lengths = -(-row_lengths(mask) // STEP) * STEP  # (batch,)
         padding = ((0, 0), (0, -tokens % STEP))
         feed = {name: np.pad(values, padding) for name, values in feed.items()}  # (batch, padded tokens)
-        parts, start = [], 0
-        while start < count:
-            stop = start + (1 << (count - start).bit_length() - 1)  # a power of 2 of rows: few sizes, as few shapes
-            parts.append(self._file.run({name: values[start:stop] for name, values in feed.items()}))
-            start = stop
-        return [
-            np.concatenate([part[name] if part[name].ndim == 2 else part[name][:, :tokens] for part in parts])
-            for name in OUTPUTS  # (batch, classes) or (batch, tokens, tags)
-        ]
+        values: dict[str, np.ndarray] = {}
+        for rows in _batches(lengths):
+            length = lengths[rows[0]]
+            for name, logits in self._file.run({n: v[rows, :length] for n, v in feed.items()}).items():
+                shape = (count, tokens) if logits.ndim == 3 else (count,)
+                whole = values.setdefault(name, np.zeros((*shape, logits.shape[-1]), dtype=np.float32))
+                if logits.ndim == 3:
+                    whole[rows, :length] = logits[:, :tokens]  # (rows, tokens, tags)
+                else:
+                    whole[rows] = logits  # (rows, classes)
+        return [values[name] for name in OUTPUTS]
 
 
 class OpenVinoNetwork(GraphFile):
@@ -172,6 +180,16 @@ def openvino_core() -> Any:
     except ImportError as error:
         raise ImportError("openvino_file needs OpenVINO: pip install openvino") from error
     return openvino.Core()
+
+
+def _batches(lengths: np.ndarray):
+    """Yields indices of rows of the same length, each time a power of 2 of them: few sizes are few shapes."""
+    for length in np.unique(lengths):
+        rows = np.flatnonzero(lengths == length)
+        while len(rows):
+            size = min(MOST_ROWS, 1 << len(rows).bit_length() - 1)
+            yield rows[:size]
+            rows = rows[size:]
 
 
 def _precision(dtype: Any) -> str:

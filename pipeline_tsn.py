@@ -219,8 +219,8 @@ class TSNPipeline(ChunkPipeline):
             "topic_sentiment_logits": (count, len(config.sentiment_labels)),
         }
         logits = {name: np.empty(shape, dtype=np.float32) for name, shape in shapes.items()}
-        unpadded = getattr(self._runner(), "quantized", False)  # runs each row alone: many rows keep all threads busy
-        sizes = (batch_size * LOOK_AHEAD, 0) if unpadded else (batch_size,)
+        # Such a model forms batches on its own, best from many rows.
+        sizes = (batch_size * LOOK_AHEAD, 0) if getattr(self._runner(), "row_by_row", False) else (batch_size,)
         for batch, inputs in self._batches(chunks, *sizes):
             outputs = self.forward(inputs, **forward_params)
             row = np.repeat(np.arange(len(batch)), words[batch])  # (words of the batch,)

@@ -223,7 +223,7 @@ def test_it_is_saved_with_its_code(onnx_folder, tmp_path, file):
         (
             {"onnx_file": "other.onnx"},
             OSError,
-            "other.onnx of .* could not be loaded .* quantize.py writes ONNX files",
+            "other.onnx of .* could not be loaded .* quantize.py writes such files",
         ),
         ({"onnx_file": "../model.onnx"}, ValueError, "must be the name of a .onnx file"),
         ({"onnx_file": "/etc/passwd"}, ValueError, "must be the name of a .onnx file"),
