@@ -59,13 +59,13 @@ def int8_layers(backend):
     return weights & set(backend.layers()), activations
 
 
-def test_layers_are_quantized_and_the_attention_and_the_heads_are_not(backend):
+def test_what_has_a_weight_is_quantized(backend):
     layers = backend.layers()
-    assert len(layers) == 2 * 6 + 3  # two layers, three embeddings
+    assert len(layers) == 2 * 6 + 3 + 4  # two layers, three embeddings, the heads
     backend.quantize()
     weights, activations = int8_layers(backend)
     assert weights == set(layers)
-    assert activations == {name for name in layers if "embeddings" not in name}
+    assert activations > {name for name in layers if "embeddings" not in name}  # and the attention's own products
 
 
 def test_layers_left_in_fp32(backend):
@@ -115,7 +115,7 @@ def test_the_folder_and_the_report(quantized, data_file):
         assert trial["drops"][head] == trial["fp32_results"]["all"][name] - trial["results"]["all"][name]
     assert report["mode"] == "static" and "preset" not in report and report["way"] == with_openvino.NAME
     errors = report["layer_errors"]
-    assert list(errors) == sorted(errors, key=errors.get, reverse=True) and len(errors) == 15
+    assert list(errors) == sorted(errors, key=errors.get, reverse=True) and len(errors) == 19
     assert min(errors.values()) >= 0 < max(errors.values())
     weights = hashlib.sha256((quantized / "model.safetensors").read_bytes()).hexdigest()
     assert report["weights_sha256"] == weights

@@ -220,6 +220,11 @@ def test_calls_from_several_threads(int8):
         ({"openvino_file": None}, ValueError, "openvino_file must be the name of a .xml file"),
         ({"openvino_file": "model.xml", "num_threads": 0}, ValueError, "num_threads must be a whole number >= 1"),
         ({"openvino_file": "model.xml", "dtype": torch.float16}, ValueError, "float32 or bfloat16, not torch.float16"),
+        (
+            {"openvino_file": FILES[0], "dtype": "bfloat16"},
+            ValueError,
+            "the rest in float32|does not compute",
+        ),
         ({"openvino_file": "model.xml", "onnx_file": "model.onnx"}, ValueError, "exclude each other"),
     ],
 )
