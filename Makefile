@@ -46,11 +46,15 @@ eval: .venv/installed  ## evaluate MODEL (default: .) on DATA (test, test_wild) 
 	.venv/bin/python eval.py $(MODEL) $(DATA)/test_wild.parquet --output_dir $(MODEL)/results/wild
 	.venv/bin/python -m tsn.evaluation.everyday $(MODEL) --output_dir $(MODEL)/results/everyday
 
-int8: .venv/installed  ## quantize MODEL (default: .) into MODEL/onnx/, measure it on DATA; writes MODEL/results/int8/
-	.venv/bin/python quantize.py $(MODEL) --output_dir $(MODEL) --eval_file $(DATA)/validation.parquet
-	.venv/bin/python eval.py $(MODEL) $(DATA)/test.parquet --onnx_file model_quantized.onnx \
-		--output_dir $(MODEL)/results/int8
+QUANTIZE = .venv/bin/python quantize.py $(MODEL) --output_dir $(MODEL) --eval_file $(DATA)/validation.parquet
+TEST_INT8 = .venv/bin/python eval.py $(MODEL) $(DATA)/test.parquet
+int8: .venv/installed  ## quantize MODEL (default: .) for ONNX Runtime and OpenVINO, measure both on DATA; writes MODEL/results/
+	$(QUANTIZE)
+	$(TEST_INT8) --onnx_file model_quantized.onnx --output_dir $(MODEL)/results/int8
 	cp $(MODEL)/onnx/quantization_report.* $(MODEL)/results/int8/
+	$(QUANTIZE) --backend openvino
+	$(TEST_INT8) --openvino_file model_quantized.xml --output_dir $(MODEL)/results/openvino
+	cp $(MODEL)/openvino/quantization_report.* $(MODEL)/results/openvino/
 
 bench: .venv/bench  ## measure speed, memory, and quality against speed beside others (and the model of HALF); writes results/
 	test -f onnx/model_quantized.onnx || .venv/bin/python quantize.py . --output_dir .

@@ -86,8 +86,10 @@ class TSNPipeline(ChunkPipeline):
     """
 
     # What `pipeline()` loads. Looking for a processor, it would load the tokenizer once more.
-    _load_tokenizer = True
-    _load_processor = _load_image_processor = _load_feature_extractor = False
+    _load_tokenizer: Any = True
+    _load_processor: Any = False
+    _load_image_processor: Any = False
+    _load_feature_extractor: Any = False
 
     def __init__(self, *args, **kwargs):
         _check_batching(**{name: kwargs[name] for name in ("batch_size", "num_workers") if name in kwargs})

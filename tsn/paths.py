@@ -9,6 +9,7 @@ RESULTS = Path("results")
 """The folder of a checkpoint that holds what was measured of it."""
 EVAL_RESULTS = RESULTS / "eval_results.json"
 INT8_RESULTS = RESULTS / "int8" / "eval_results.json"
+OPENVINO_RESULTS = RESULTS / "openvino" / "eval_results.json"
 
 
 def sha256(path):

@@ -82,6 +82,6 @@ def int8_release(staged, folder, arguments):
         task=TASK,
         repo_id=arguments.int8_repository,
         version=arguments.version,
-        results=int8_section(folder),
+        results=int8_section(folder, ["ONNX"]),
     )
     return dict(sorted(files.items())), f"---\n{data}\n---\n{text}"

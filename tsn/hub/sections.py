@@ -13,7 +13,7 @@ from tsn.heads import MAIN_METRICS
 from tsn.hub import curve
 from tsn.hub.figures import loading_table, multitask_table, ratio, summary
 from tsn.hub.files import read_record
-from tsn.paths import EVAL_RESULTS, INT8_RESULTS, RESULTS
+from tsn.paths import EVAL_RESULTS, INT8_RESULTS, OPENVINO_RESULTS, RESULTS
 from tsn.tables import markdown_table, results_table
 
 PUBLISHED = RESULTS / "published.json"
@@ -22,6 +22,10 @@ SERVING = RESULTS / "serving.json"
 CURVE, CURVE_PICTURE = RESULTS / "curve.json", RESULTS / "curve.png"
 LOADING = RESULTS / "loading.json"
 EVERYDAY = RESULTS / "everyday" / "everyday.md"
+INT8_MODELS = {  # of each engine: the results, and what holds the weights in fp32 and int8
+    "ONNX": (INT8_RESULTS, "model.onnx", "model_quantized.onnx"),
+    "OpenVINO": (OPENVINO_RESULTS, "model.bin", "model_quantized.bin"),
+}
 SMALL = "small"
 COMPARED = (*MAIN_METRICS.values(), "topic_end_to_end_f1")
 HEADLINE_ROWS = 6
@@ -164,27 +168,33 @@ def multitask_section(folder):
     )
 
 
-def int8_section(folder):
-    """Accuracy on the test split and size, fp32 beside int8."""
-    fp32, int8 = read(folder, EVAL_RESULTS), read(folder, INT8_RESULTS)
-    report = read(folder, RESULTS / "int8" / "quantization_report.json")
-    if int8["weights_sha256"] != report["files"]["model_quantized.onnx"]["sha256"]:
-        raise ValueError(f"{INT8_RESULTS} was measured on another file than quantization_report.json names")
-    if fp32["weights_sha256"] != report["weights_sha256"]:
-        raise ValueError(f"{EVAL_RESULTS} was measured on other weights than {INT8_RESULTS}")
-    lines = [["Test split", "ONNX MB", *MAIN_METRICS.values()]]
-    for name, file, results in (("fp32", "model.onnx", fp32), ("int8", "model_quantized.onnx", int8)):
-        metrics = [f"{results['results']['all'][metric]:.4f}" for metric in MAIN_METRICS.values()]
-        lines.append([name, f"{report['files'][file]['bytes'] / 1e6:.1f}", *metrics])
+def int8_section(folder, engines=tuple(INT8_MODELS)):
+    """Accuracy on the test split and size, fp32 beside int8, in those of the engines that were measured."""
+    fp32 = read(folder, EVAL_RESULTS)
+    lines, notes = [["Test split", "MB", *MAIN_METRICS.values()]], []
+    for engine in engines:
+        path, *names = INT8_MODELS[engine]
+        if path != INT8_RESULTS and not (folder / path).exists():
+            continue
+        int8, report = read(folder, path), read(folder, path.parent / "quantization_report.json")
+        if int8["weights_sha256"] != report["files"][names[1]]["sha256"]:
+            raise ValueError(f"{path} was measured on another file than its quantization_report.json names")
+        if fp32["weights_sha256"] != report["weights_sha256"]:
+            raise ValueError(f"{EVAL_RESULTS} was measured on other weights than {path}")
+        for precision, file, results in zip(("fp32", "int8"), names, (fp32, int8)):
+            metrics = [f"{results['results']['all'][metric]:.4f}" for metric in MAIN_METRICS.values()]
+            lines.append([f"{precision} {engine}", f"{report['files'][file]['bytes'] / 1e6:.1f}", *metrics])
+        notes.append(f"{engine}: {_how_it_was_quantized(report)}")
+    return f"{markdown_table(lines)}\n{' '.join(notes)}\n"
+
+
+def _how_it_was_quantized(report):
     kept = ", ".join(f"`{layer.strip('/')}`" for layer in report["trials"][-1]["fp32_layers"]) or "none"
-    machine = report["processor"]
-    files = ", ".join(report["eval_files"])
+    machine, files = report["processor"], ", ".join(report["eval_files"])
     gate = f"--max_drop {report['max_drop']} on {files}" if files else "no limit on the drop"
-    return (
-        f"{markdown_table(lines)}\n"
-        f"Quantized on {machine['name']} ({', '.join(machine['features'])}) with the preset `{report['preset']}`, "
-        f"{gate}. Layers left in fp32: {kept}.\n"
-    )
+    preset = f" with the preset `{report['preset']}`" if "preset" in report else ""
+    processor = f"{machine['name']} ({', '.join(machine['features'])})"
+    return f"quantized on {processor}{preset}, {gate}, layers left in fp32: {kept}."
 
 
 def scoring_section(folder):
