@@ -25,8 +25,8 @@ TEXT = "Apple Pay arrived in Colombia on Tuesday. Customers love the new payment
 PIPELINE = """
 import json, sys
 from transformers import pipeline
-folder, onnx_file, text = sys.argv[1:]
-options = {"onnx_file": onnx_file} if onnx_file else {}
+folder, options, text = sys.argv[1:]
+options = json.loads(options)
 print(json.dumps(pipeline("topic-sentiment-ner", model=folder, trust_remote_code=True, model_kwargs=options)(text)))
 """
 # Linux counts what a process holds when it starts another into the other's peak: this one holds next to nothing.
@@ -40,7 +40,11 @@ values = time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_
 print(json.dumps(values))
 sys.exit(process.returncode != 0)
 """
-ENGINES = {"torch": "", "onnx": "model.onnx", "int8": "model_quantized.onnx"}
+ENGINES = {  # name: folder of a checkpoint, option of `model_kwargs` and file
+    "onnx": ("onnx", "onnx_file", "model.onnx"),
+    "int8": ("onnx", "onnx_file", "model_quantized.onnx"),
+    "openvino": ("openvino", "openvino_file", "model_quantized.xml"),
+}
 
 
 def commands(checkpoint, folder):
@@ -51,10 +55,10 @@ def commands(checkpoint, folder):
         folder: For what commands read and write.
     """
     checkpoint, folder = Path(checkpoint).resolve(), Path(folder)
-    ways = {}
-    for engine, name in ENGINES.items():
-        if not name or (checkpoint / "onnx" / name).exists():
-            ways[engine] = ["-c", PIPELINE, str(checkpoint), name, TEXT]
+    ways = {"torch": ["-c", PIPELINE, str(checkpoint), "{}", TEXT]}
+    for engine, (place, option, name) in ENGINES.items():
+        if (checkpoint / place / name).exists():
+            ways[engine] = ["-c", PIPELINE, str(checkpoint), json.dumps({option: name}), TEXT]
     (folder / "one.txt").write_text(f"{TEXT}\n", encoding="utf-8")
     files = [str(folder / "one.txt"), "--output", str(folder / "scored.jsonl")]
     ways["score.py"] = ["score.py", *files, "--model", str(checkpoint)]

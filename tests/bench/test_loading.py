@@ -9,10 +9,13 @@ from tsn.hub.figures import loading_table
 from tsn.hub.sections import loading_section
 
 
-def test_engines_without_their_file_are_left_out(hub_folder, onnx_folder, tmp_path):
+def test_engines_without_their_file_are_left_out(hub_folder, onnx_folder, openvino_folder, tmp_path):
     others = ["score.py", "analyse.py"]
     assert list(commands(hub_folder, tmp_path)) == ["torch", *others]
     assert list(commands(onnx_folder, tmp_path)) == ["torch", "onnx", "int8", *others]
+    ways = commands(openvino_folder, tmp_path)
+    assert list(ways) == ["torch", "openvino", *others]
+    assert measure(ways["openvino"])["seconds"] > 0
 
 
 def test_a_process_is_measured():

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from tsn.heads import MAIN_METRICS
 from tsn.tables import markdown_table
 
-ENGINES = {"torch": "fp32 torch", "onnx": "fp32 ONNX", "int8": "int8 ONNX"}
+ENGINES = {"torch": "fp32 torch", "onnx": "fp32 ONNX", "int8": "int8 ONNX", "openvino": "int8 OpenVINO"}
 
 
 def number(value):
