@@ -4,8 +4,10 @@ import ctypes
 import os
 import shutil
 import weakref
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Optional, cast
 
 import numpy as np
 import torch
@@ -107,6 +109,7 @@ class GraphFile:
         # Part of the pickle, and so of the fingerprint by which data sets cache results: a new file is another model.
         self._version = [_size_and_time(path) for path in self.paths()]
         self._opened = opened
+        self._pool: Optional[ThreadPoolExecutor] = None
         _FILES.add(self)
 
     def paths(self) -> list[str]:
@@ -122,6 +125,14 @@ class GraphFile:
             self._opened = self.open()
         return self._opened
 
+    def in_threads(self, function: Callable, items: Iterable, count: int) -> list:
+        """What a function returns for each item, computed on so many threads; an error is raised here."""
+        if count == 1:
+            return list(map(function, items))
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(count)
+        return list(self._pool.map(function, items))
+
     def save(self, folder: Path) -> None:
         """Writes the files into a folder, under their names."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -132,11 +143,13 @@ class GraphFile:
 
     def leave(self) -> None:
         """Forgets what a forked process inherited."""
-        leak(self._opened)
-        self._opened = None
+        for inherited in (self._opened, self._pool):
+            if inherited is not None:  # keep it forever: when it ends, it may wait for threads of the parent
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))
+        self._opened = self._pool = None
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_opened": None}
+        return {**self.__dict__, "_opened": None, "_pool": None}
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
@@ -146,12 +159,6 @@ class GraphFile:
 def row_lengths(mask: np.ndarray) -> np.ndarray:
     """`(batch,)` tokens of each row up to the last that is not padding, from a `(batch, tokens)` mask."""
     return mask.shape[1] - (mask[:, ::-1] != 0).argmax(1)
-
-
-def leak(value: Any) -> None:
-    """Keeps an object forever: one that a forked process inherits may wait for threads of the parent when it ends."""
-    if value is not None:
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(value))
 
 
 def _leave_inherited() -> None:

@@ -4,8 +4,6 @@ Needs only `onnxruntime`, so it also works where Optimum's ONNX package cannot b
 """
 
 import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Optional
@@ -14,9 +12,9 @@ import numpy as np
 import torch
 
 try:
-    from .graph_tsn import OUTPUTS, GraphFile, TSNGraphModel, check_num_threads, graph_file, leak, row_lengths
+    from .graph_tsn import OUTPUTS, GraphFile, TSNGraphModel, check_num_threads, graph_file, row_lengths
 except ImportError:  # run from a folder of plain files: scripts, accelerate, pytest
-    from graph_tsn import OUTPUTS, GraphFile, TSNGraphModel, check_num_threads, graph_file, leak, row_lengths
+    from graph_tsn import OUTPUTS, GraphFile, TSNGraphModel, check_num_threads, graph_file, row_lengths
 
 # From 1.29 on, ONNX Runtime reports its use to Microsoft from a thread of its own, and a forked process would wait for
 # that thread forever when it exits. Read once, when the package is imported.
@@ -130,7 +128,7 @@ class TSNOnnxModel(TSNGraphModel):
                 row = {name: values[i : i + 1, : lengths[i]] for name, values in feed.items()}  # (1, tokens)
                 rows[i] = session.run(OUTPUTS, row)
 
-        self._file.in_threads(work, self._workers)
+        self._file.in_threads(work, range(self._workers), self._workers)
         values = []
         for name, logits in zip(OUTPUTS, zip(*rows)):
             if name == "sentiment_logits":
@@ -155,7 +153,6 @@ class OnnxSession(GraphFile):
 
     def __init__(self, source: str | bytes, threads: int, providers: list, session: Any = None):
         self._threads, self._providers = threads, providers
-        self._pool: Optional[ThreadPoolExecutor] = None
         super().__init__(source, session)
 
     @classmethod
@@ -171,24 +168,10 @@ class OnnxSession(GraphFile):
     def session(self) -> Any:
         return self.opened
 
-    def in_threads(self, function: Callable, count: int) -> None:
-        """Calls a function with 0, 1, ... up to `count - 1`, each on a thread of its own; an error is raised here."""
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(count)
-        list(self._pool.map(function, range(count)))
-
     def save(self, folder: Path) -> None:
         super().save(folder)
         if isinstance(self._source, bytes):
             (folder / "model.onnx").write_bytes(self._source)
-
-    def leave(self) -> None:
-        super().leave()
-        leak(self._pool)
-        self._pool = None
-
-    def __getstate__(self) -> dict:
-        return {**super().__getstate__(), "_pool": None}
 
 
 def _is_quantized(session) -> bool:
