@@ -91,15 +91,10 @@ def test_the_front_matter_is_valid_and_comes_back_as_it_was():
 @pytest.fixture
 def copy(tmp_path):
     """What the card is made of, in a folder of its own."""
-    for path in (
-        *PAGES,
-        *("config.json", "results/eval_results.json", "results/published.json"),
-        *(f"results/{name}.json" for name in ("bench", "multitask", "training", "scoring", "serving")),
-        *(f"results/int8/{name}.json" for name in ("eval_results", "quantization_report")),
-        *("results/wild/eval_results.json", "results/everyday/everyday.md"),  # once a checkpoint has them
-    ):
-        if not (ROOT / path).exists() and path.startswith(("results/wild", "results/everyday")):
-            continue
+    records = [
+        path.relative_to(ROOT) for place in ("results", "small/results") for path in (ROOT / place).rglob("*.json")
+    ]
+    for path in (*PAGES, "config.json", "results/everyday/everyday.md", *records):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_bytes((ROOT / path).read_bytes())
     (tmp_path / "model.safetensors").symlink_to(ROOT / "model.safetensors")
@@ -156,6 +151,24 @@ def test_a_figure_of_the_wild_edited_by_hand_is_noticed(copy):
     path.write_text(json.dumps(record), "utf-8")
     with pytest.raises(ValueError, match="wild/eval_results.json was measured on other weights"):
         card_pages(copy)
+
+
+def test_the_small_model_stands_beside_the_full_one(copy):
+    for name in ("eval_results.json", "wild/eval_results.json"):
+        for folder, values in (("results", (0.5, 0.9, 0.7, 0.6)), ("small/results", (0.49, 0.91, 0.7, 0.55))):
+            path = copy / folder / name
+            record = json.loads(path.read_text("utf-8"))
+            metrics = ("topic_f1", "ner_f1", "sentiment_macro_f1", "topic_end_to_end_f1")
+            record["results"]["all"] |= dict(zip(metrics, values))
+            path.write_text(json.dumps(record), "utf-8")
+    page = card_pages(copy)["docs/results.md"]
+    table = page[page.index("<!-- small -->") : page.index("<!-- /small -->")]
+    assert table.count("difference") == 2
+    for line in table.splitlines():
+        if "difference" in line:
+            assert [cell.strip() for cell in line.split("|")[3:-1]] == ["-0.0100", "+0.0100", "+0.0000", "-0.0500"]
+    (copy / "small/results/wild/eval_results.json").unlink()
+    assert "make eval MODEL=small" in card_pages(copy)["docs/results.md"]
 
 
 def test_everyday_texts_come_with_what_is_wrong(copy):

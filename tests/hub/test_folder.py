@@ -311,9 +311,35 @@ def test_an_interrupted_writing_leaves_a_whole_model_or_none(hub_folder, tmp_pat
         assert {p.name for p in folder.iterdir()} == {p.name for p in hub_folder.iterdir()}
 
 
-@pytest.mark.skipif(not (ROOT / "model.safetensors").exists(), reason="no checkpoint at the repository's root")
-def test_the_shipped_checkpoint():
-    shipped = pipeline("topic-sentiment-ner", model=str(ROOT), trust_remote_code=True)
+@pytest.mark.parametrize("folder", [ROOT, ROOT / "small"], ids=["full", "small"])
+def test_the_shipped_checkpoints(folder):
+    shipped = pipeline("topic-sentiment-ner", model=str(folder), trust_remote_code=True)
     text = "The battery life is superb, but the customer service of Acme in Madrid was slow, says Maria Gomez."
     found = {(entity["entity_group"], entity["word"]) for entity in shipped(text)["entities"]}
     assert {("PER", "Maria Gomez"), ("LOC", "Madrid"), ("ORG", "Acme")} <= found
+
+
+def test_the_small_checkpoint_is_the_full_one_with_half_the_layers():
+    """Its code is links to this repository's, its tokenizer the same; depth and calibration differ, nothing else."""
+    small, names = ROOT / "small", RUNTIME_FILES
+    assert {path.name for path in small.glob("*.py")} == set(names)
+    assert all((small / name).resolve() == ROOT / name for name in names)
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        assert (small / name).read_bytes() == (ROOT / name).read_bytes()
+    full, half = (json.loads((folder / "config.json").read_text()) for folder in (ROOT, small))
+    assert 2 * half["backbone_config"].pop("num_hidden_layers") == full["backbone_config"].pop("num_hidden_layers")
+    for config in (full, half):
+        del config["temperatures"]
+    assert half == full
+
+
+def test_what_is_there_already_is_left_alone(tmp_path, hub_folder):
+    """A link to the code, where the code is the same, is still a link afterwards."""
+    folder = tmp_path / "model"
+    shutil.copytree(hub_folder, folder)
+    (folder / "tagging_tsn.py").unlink()
+    (folder / "tagging_tsn.py").symlink_to(ROOT / "tagging_tsn.py")
+    (folder / "chunking_tsn.py").write_text("# an older version")
+    write_hub_folder(make_model(), make_tokenizer(), folder)
+    assert (folder / "tagging_tsn.py").is_symlink()
+    assert (folder / "chunking_tsn.py").read_bytes() == (ROOT / "chunking_tsn.py").read_bytes()

@@ -1,0 +1,1 @@
+../chunking_tsn.py
