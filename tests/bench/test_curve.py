@@ -188,7 +188,7 @@ def test_a_run_measures_what_is_there_and_says_what_is_not(hub_folder, data, tmp
     chosen = {name: curve.OTHERS[name] for name in ("VADER", "YAKE")}
     monkeypatch.setattr(curve, "OTHERS", chosen)
     monkeypatch.setattr(curve, "ENGINES", {name: curve.ENGINES[name] for name in ("torch fp32", "ONNX int8")})
-    monkeypatch.setattr(curve, "QUICK", {"rows": 2, "slices": 2, "turns": 1, "size": 64, "repeats": 1})
+    monkeypatch.setattr(curve, "QUICK", {"rows": 2, "slices": 2, "turns": 1, "share": 2, "size": 64, "repeats": 1})
     curve.main([str(hub_folder), "--data", str(data), "--output_dir", str(tmp_path), "--quick"])
     record = json.loads((tmp_path / "curve.json").read_text("utf-8"))
     assert capsys.readouterr().out == tables(record)

@@ -29,7 +29,7 @@ def run(arguments):
     """Its exit status or message, and what it wrote to standard output."""
     out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     with (
-        mock.patch.object(scoring, "load", lambda *_: PIPE),
+        mock.patch.object(scoring, "load", lambda *_, **__: PIPE),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(io.StringIO()),
     ):

@@ -292,6 +292,9 @@ def test_an_interrupted_writing_leaves_a_whole_model_or_none(hub_folder, tmp_pat
     for stop in range(files):
         folder, left = tmp_path / str(stop), [stop]
         shutil.copytree(hub_folder, folder)
+        for path in folder.iterdir():  # what is the same already is left alone
+            if path.name != "model.safetensors":
+                path.write_bytes(path.read_bytes() + b"\n")
 
         def stopping(source, target, left=left):
             if not left[0]:

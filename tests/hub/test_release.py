@@ -53,7 +53,8 @@ def two(original, data_file, tmp_path_factory):
         assert found["first"].returncode == 0, found["first"].stderr
         found["left"] = [fault for fault in hub.faults if fault.times]
         write_hub_folder(make_model("distilbert", len(make_tokenizer()), pooling="mean"), make_tokenizer(), folder)
-        shutil.rmtree(folder / "onnx")
+        for graphs in ("onnx", "openvino"):
+            shutil.rmtree(folder / graphs)
         (folder / "README.md").write_text(NEW_CARD.format(name="tsn", task="t") + "![A](confusion.png)\n", "utf-8")
         evaluate(folder, data_file)
         subprocess.run([sys.executable, "-m", "tsn.hub.card"], cwd=folder, check=True)
