@@ -14,7 +14,7 @@ from configuration_tsn import TSNConfig
 from modeling_tsn import TSNModel
 from pipeline_tsn import TSNPipeline
 from tests.conftest import TEXTS, example_rows
-from tsn.hub.curve import METRICS, tables
+from tsn.hub.curve import METRICS, REFERENCE, tables
 
 pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
 
@@ -201,3 +201,14 @@ def test_a_run_measures_what_is_there_and_says_what_is_not(hub_folder, data, tmp
         assert turns == [1, 2][-len(counts) :]
     with pytest.raises(SystemExit, match=r"has no config\.json: it is not a TSN checkpoint"):
         curve.main([str(tmp_path)])
+
+
+def test_what_reads_a_part_of_a_slice_is_compared_by_its_rate():
+    """A tenth of the words in half of the time: a fifth of the speed."""
+    whole, part = {"words": [100], "seconds": [2.0]}, {"words": [10], "seconds": [1.0]}
+    systems = [
+        {"name": name, "precision": None, "speed": {"1": speed}}
+        for name, speed in ((f"TSN, {REFERENCE}", whole), ("timed", part))
+    ]
+    add_figures({"systems": systems})
+    assert part["times"]["median"] == pytest.approx(0.2) and whole["times"]["median"] == 1
