@@ -149,7 +149,7 @@ def compile_network(path: str | os.PathLike, threads: int, precision: str) -> An
 
     Args:
         path: The `.xml` file; its `.bin` lies beside it.
-        threads: Number of threads that one run computes with.
+        threads: Number of runs at the same time, each on one thread.
         precision: `"f32"` or `"bf16"`.
 
     Raises:

@@ -59,11 +59,7 @@ class DistillationTrainer(TSNTrainer):
         return model(**inputs, output_hidden_states=True)
 
     def summed_losses(self, outputs, inputs, labels):
-        # Whatever kernel suits the backward pass: there is none here, and the fused one is the fastest.
-        with (
-            torch.no_grad(),
-            sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]),
-        ):
+        with torch.no_grad(), sdpa_kernel(_ATTENTION):
             taught = self.teacher(**inputs, output_hidden_states=True)
         weights, mask = self.model.config.loss_weights, inputs["attention_mask"].bool()  # (batch, tokens)
         token = sum(
