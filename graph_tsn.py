@@ -144,8 +144,8 @@ class GraphFile:
     def leave(self) -> None:
         """Forgets what a forked process inherited."""
         for inherited in (self._opened, self._pool):
-            if inherited is not None:  # keep it forever: when it ends, it may wait for threads of the parent
-                ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))
+            if inherited is not None:  # when it ends, it may wait for threads of the parent
+                keep_forever(inherited)
         self._opened = self._pool = None
 
     def __getstate__(self) -> dict:
@@ -154,6 +154,11 @@ class GraphFile:
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
         _FILES.add(self)
+
+
+def keep_forever(value: Any) -> None:
+    """Lets an object live as long as the process."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(value))
 
 
 def row_lengths(mask: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ Needs `openvino`, and an x86-64 or ARM processor.
 
 import os
 import sys
+from functools import cache
 from queue import Empty, SimpleQueue
 from typing import Any, Optional
 
@@ -12,9 +13,9 @@ import numpy as np
 import torch
 
 try:
-    from .graph_tsn import OUTPUTS, GraphFile, TSNGraphModel, check_num_threads, graph_file, row_lengths
+    from .graph_tsn import OUTPUTS, GraphFile, TSNGraphModel, check_num_threads, graph_file, keep_forever, row_lengths
 except ImportError:  # run from a folder of plain files: scripts, accelerate, pytest
-    from graph_tsn import OUTPUTS, GraphFile, TSNGraphModel, check_num_threads, graph_file, row_lengths
+    from graph_tsn import OUTPUTS, GraphFile, TSNGraphModel, check_num_threads, graph_file, keep_forever, row_lengths
 
 STEP, MOST_ROWS = 8, 32
 """Rows are padded to a multiple of `STEP` tokens, and run with those of the same length, at most `MOST_ROWS` at once.
@@ -177,7 +178,7 @@ def compile_network(path: str | os.PathLike, threads: int, precision: str) -> An
 
 
 def openvino_core() -> Any:
-    """OpenVINO's `Core`, without its telemetry.
+    """OpenVINO's `Core`, one for this process, without its telemetry.
 
     Raises:
         ImportError: OpenVINO is not installed.
@@ -188,7 +189,16 @@ def openvino_core() -> Any:
         import openvino
     except ImportError as error:
         raise ImportError("openvino_file needs OpenVINO: pip install openvino") from error
-    return openvino.Core()
+    return _core(openvino.Core, os.getpid())  # a forked process needs its own
+
+
+@cache
+def _core(make: Any, process: int) -> Any:
+    # Each one lends the thread that made it a stack for signal handlers. When several end, in another order than they
+    # began, that stack is memory given back: the next signal, such as Ctrl+C, would be a segmentation fault.
+    core = make()
+    keep_forever(core)
+    return core
 
 
 def _batches(lengths: np.ndarray):

@@ -19,7 +19,7 @@ from configuration_tsn import RUNTIME_FILES
 from modeling_tsn import TSNModel
 from openvino_tsn import OUTPUTS, OpenVinoNetwork, TSNOpenVinoModel, openvino_core
 from pipeline_tsn import TSNPipeline
-from tests.conftest import TEXTS, make_model
+from tests.conftest import ROOT, TEXTS, make_model
 from tests.runtime.test_onnx import FORKING, padded
 from tests.runtime.test_pipeline import assert_same
 from tsn.hub.folder import write_hub_folder
@@ -35,6 +35,16 @@ options = {"openvino_file": "model_quantized.xml", "num_threads": 1}
 answers = pipeline("topic-sentiment-ner", model=folder, trust_remote_code=True, model_kwargs=options)(texts)
 loaded = [name for name, module in sys.modules.items() if name.startswith("openvino_telemetry") and module]
 print(json.dumps([answers, loaded, sorted(os.listdir(os.path.expanduser("~")))]))
+"""
+# OpenVINO gives the thread that loads it a stack for signal handlers, which must outlive models that come and go.
+SIGNALLED = """
+import os, signal, sys
+from openvino_tsn import compile_network
+models = [compile_network(sys.argv[1], 1, "f32") for _ in range(2)]
+del models[0]
+del models[0]
+signal.signal(signal.SIGTERM, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGTERM)
 """
 
 
@@ -153,6 +163,12 @@ def test_it_answers_in_a_forked_process(openvino_folder, tmp_path, file):
         encoding="utf-8",
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_signal_is_handled_after_models_have_come_and_gone(openvino_folder):
+    code = [sys.executable, "-c", SIGNALLED, openvino_folder / "openvino" / "model.xml"]
+    done = subprocess.run(code, cwd=ROOT, capture_output=True, encoding="utf-8")
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
 def test_nothing_is_reported(openvino_folder, tmp_path):
