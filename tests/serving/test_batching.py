@@ -31,24 +31,30 @@ def reply(made, batch):
     made.finish(batch, [task.content for task in batch])
 
 
-def test_what_waits_is_sorted_by_length_into_batches():
+def test_the_oldest_texts_go_first_in_batches():
     made = queue()
     requests = [request("x" * (7 * i % 50 + 1)) for i in range(3 * BATCH_TEXTS)]
     for one in requests:
         made.put(one)
+    made.cancel(requests[1])
     batches = [made.take() for _ in range(3)]
-    lengths = sorted(sorted(len(task.content) for task in batch) for batch in batches)
-    assert sum(lengths, []) == sorted(len(one.texts[0]) for one in requests)
-    assert any(task.request is requests[0] for task in batches[0])  # the oldest is in the first
+    assert [task.request for batch in batches for task in batch] == requests[:1] + requests[2:]
     for batch in batches:
         reply(made, batch)
-    assert set(made.ended) == set(requests) and all(one.answers == one.texts for one in requests) and made.texts == 0
+    answered = set(requests) - {requests[1]}
+    assert set(made.ended) == answered and all(one.answers == one.texts for one in answered) and made.texts == 0
+
+
+def test_a_batch_of_long_texts_has_fewer():
+    made = queue()
+    made.put(request(*["x" * 1000] * 5))
+    assert [len(made.take()) for _ in range(3)] == [2, 2, 1]
 
 
 def test_few_texts_are_divided_among_the_workers():
     made = queue(workers=4)
     made.put(request(*"abcdefgh"))
-    assert [len(made.take()) for _ in range(4)] == [2] * 4
+    assert [len(made.take()) for _ in range(6)] == [2, 2, 1, 1, 1, 1]  # the last two for whoever is done first
 
 
 def test_a_text_waits_for_others_only_so_long():

@@ -1,8 +1,9 @@
 """What waits to be analysed, and what is analysed next.
 
-Short texts of all callers that wait at the same time are sorted by length into batches. A longer text, a document, is
-cut into pieces of about one chunk while it waits, and a short text waits for at most one piece: a piece goes first
-only if no piece has been analysed since the oldest waiting short text arrived.
+Short texts of all callers go in batches, the oldest first. (In batches of similar lengths some engines are a little
+faster, but a text of a rare length waits for twice as long as others.) A longer text, a document, is cut into pieces
+of about one chunk while it waits, and a short text waits for at most one piece: a piece goes first only if no piece
+has been analysed since the oldest waiting short text arrived.
 """
 
 import threading
@@ -113,7 +114,7 @@ class Queue:
         self._limit, self._max_wait, self._workers, self._deliver = limit, max_wait, workers, deliver
         self._changed = threading.Condition()
         self._waiting: deque[Task] = deque()  # short texts, the oldest first
-        self._batches: deque[list[Task]] = deque()  # of texts that waited together
+        self._first: deque[Task] = deque()  # each on its own, before any other: what a dead worker left, and joins
         self._documents: deque[_Document] = deque()
         self._pieces_running, self._last_piece = 0, 0.0
         self._closed = False
@@ -150,7 +151,7 @@ class Queue:
         """Lets every `take` return None, and fails what is left."""
         with self._changed:
             self._closed = True
-            left = [task.request for batch in (*self._batches, self._waiting) for task in batch]
+            left = [task.request for task in (*self._first, *self._waiting)]
             left += [document.request for document in self._documents]
             ended = [request for request in left if self._fail(request, Failure(503, "the server was stopped"))]
             self._changed.notify_all()
@@ -171,27 +172,34 @@ class Queue:
         return None
 
     def _next(self) -> list[Task]:
-        self._drop_ended()
-        oldest = min((tasks[0].arrived for tasks in (*self._batches, self._waiting) if tasks), default=None)
+        for tasks in (self._first, self._waiting):
+            while tasks and tasks[0].request.ended:
+                tasks.popleft()
+        oldest = min((tasks[0].arrived for tasks in (self._first, self._waiting) if tasks), default=None)
         if self._documents and (oldest is None or (not self._pieces_running and oldest > self._last_piece)):
             pieces = self._next_pieces()
             if pieces:
                 return pieces
-        if not self._batches and self._waiting:
+        if self._first:
+            return [self._first.popleft()]
+        if self._waiting:
             wait = self._waiting[0].arrived + self._max_wait - time.monotonic()
             if wait <= 0 or len(self._waiting) >= BATCH_TEXTS or self._documents:
-                self._sort_waiting()
-        return self._batches.popleft() if self._batches else []
+                return self._next_texts()
+        return []
 
-    def _drop_ended(self):
-        while self._waiting and self._waiting[0].request.ended:
-            self._waiting.popleft()
-        while self._batches:
-            live = [task for task in self._batches[0] if not task.request.ended]
-            if live:
-                self._batches[0] = live
-                return
-            self._batches.popleft()
+    def _next_texts(self):
+        size = min(-(-len(self._waiting) // self._workers), BATCH_TEXTS)
+        batch: list[Task] = []
+        characters = 0
+        while self._waiting and len(batch) < size:
+            characters += len(self._waiting[0].content)
+            if batch and characters > BATCH_CHARACTERS:
+                break
+            task = self._waiting.popleft()
+            if not task.request.ended:
+                batch.append(task)
+        return batch
 
     def _next_pieces(self):
         """Of the documents in turn."""
@@ -206,33 +214,16 @@ class Queue:
                 self._pieces_running += 1
                 return pieces
             self._join_if_done(document)
-            if self._batches:  # it ended in white space
-                return self._batches.popleft()
+            if self._first:  # it ended in white space
+                return [self._first.popleft()]
         return []
-
-    def _sort_waiting(self):
-        """Batches of what waits, of texts of similar lengths; the one with the oldest text comes first."""
-        tasks = sorted((task for task in self._waiting if not task.request.ended), key=lambda task: len(task.content))
-        self._waiting.clear()
-        size = min(max(-(-len(tasks) // self._workers), 1), BATCH_TEXTS)
-        batches: list[list[Task]] = []
-        characters = 0
-        for task in tasks:
-            characters += len(task.content)
-            if not batches or len(batches[-1]) == size or characters > BATCH_CHARACTERS:
-                batches.append([])
-                characters = len(task.content)
-            batches[-1].append(task)
-        for batch in batches:
-            batch.sort(key=lambda task: task.arrived)
-        self._batches.extend(sorted(batches, key=lambda batch: batch[0].arrived))
 
     def finish(self, tasks: list[Task], replies: list) -> None:
         """Takes a worker's replies to a batch: for each task what it gave, or a `Failure`."""
         with self._changed:
             self._piece_done(tasks)
             ended = [task.request for task, reply in zip(tasks, replies) if self._finish(task, reply)]
-            if self._batches or self._documents:
+            if self._first or self._documents:
                 self._changed.notify_all()
         self._deliver(ended)
 
@@ -244,7 +235,7 @@ class Queue:
             for task in tasks:
                 task.attempts += 1
                 if task.attempts < ATTEMPTS:
-                    self._batches.appendleft([task])
+                    self._first.appendleft(task)
                 elif self._fail(task.request, failure):
                     ended.append(task.request)
             self._changed.notify_all()
@@ -273,7 +264,7 @@ class Queue:
 
     def _join_if_done(self, document):
         if document.cut_up and not document.unanswered:
-            self._batches.append([Task("join", document.request, document.place, document.parts)])
+            self._first.append(Task("join", document.request, document.place, document.parts))
 
     def _fail(self, request, failure):
         if request.ended:

@@ -88,24 +88,21 @@ class Workers:
         process.start()
         theirs.close()
         try:
-            information = self._ask(ours, LOAD_SECONDS, self._about)
+            self._send(ours, self._about)
+            information = self._receive(ours, LOAD_SECONDS, loading=True)
             with self._lock:
                 self.ready += 1
                 self._ever_ready = True
             was_ready.set()
             self._on_ready(information)
-            while (batch := self._queue.take()) is not None:
-                if not batch:
-                    if not process.is_alive():
-                        raise EOFError
-                    continue
-                self._on_batch(len(batch))
-                try:
-                    replies = self._ask(ours, self._time_limit, self._answer, *(task.message() for task in batch))
-                except BaseException:
-                    self._queue.give_back(batch)
-                    raise
-                self._queue.finish(batch, replies)
+            batch = []
+            while batch is not None:
+                if batch:
+                    batch = self._exchange(ours, batch)
+                elif process.is_alive():
+                    batch = self._hand_over(ours, 1.0)
+                else:
+                    raise EOFError
         finally:
             if was_ready.is_set():
                 with self._lock:
@@ -114,11 +111,37 @@ class Workers:
             process.kill()
             process.join()
 
-    def _ask(self, connection, seconds, function, *arguments):
+    def _hand_over(self, connection, seconds):
+        """Sends the worker the next batch, for which it waits so long; returns what `Queue.take` gave."""
+        batch = self._queue.take(seconds)
+        if batch:
+            self._on_batch(len(batch))
+            try:
+                self._send(connection, self._answer, *(task.message() for task in batch))
+            except BaseException:
+                self._queue.give_back(batch)
+                raise
+        return batch
+
+    def _exchange(self, connection, batch):
+        """Receives the replies to a batch, and returns the next one, which the worker has already been sent."""
+        try:
+            replies = self._receive(connection, self._time_limit)
+        except BaseException:
+            self._queue.give_back(batch)
+            raise
+        try:
+            return self._hand_over(connection, 0)  # before the callers are answered: so the worker is not idle
+        finally:
+            self._queue.finish(batch, replies)
+
+    def _send(self, connection, function, *arguments):
         connection.send((None, (function, *arguments)))
+
+    def _receive(self, connection, seconds, loading=False):
         deadline = time.monotonic() + seconds
         while not connection.poll(1.0):
-            if time.monotonic() > deadline or (self._closing.is_set() and function is self._about):
+            if time.monotonic() > deadline or (loading and self._closing.is_set()):
                 raise OSError("the worker took too long")
         _, result, error = connection.recv()
         if error is not None:
