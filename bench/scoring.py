@@ -75,10 +75,10 @@ def beside_the_pipeline(folder):
     """Lets the pipeline on a list and `score.py` on a file of the same texts take turns, one thread each.
 
     Returns:
-        list: for each turn the seconds of `pipeline` and of `score`.
+        tuple: the engine, and for each turn the seconds of `pipeline` and of `score`.
     """
     pipe = scoring.load(str(ROOT), "auto", 1, "cpu")
-    scoring.load = lambda *_: pipe  # compare the work, not the loading
+    scoring.load = lambda *_, **__: pipe  # compare the work, not the loading
     source, output = folder / "in.jsonl", folder / "out.jsonl"
     write_rows(source, TURN_ROWS)
     texts = [json.loads(line)["text"] for line in source.read_text("utf-8").splitlines()]
@@ -91,7 +91,7 @@ def beside_the_pipeline(folder):
         scoring.score(arguments)
         turns.append({"pipeline": middle - started, "score": time.perf_counter() - middle})
         output.unlink()
-    return turns
+    return pipe.model.ENGINE, turns
 
 
 def main():
@@ -113,7 +113,7 @@ def main():
         else:
             record["scaling"] = [run(folder, 20_000, threads) for threads in (1, 2)]
             record["runs"] = [run(folder, rows, 2) for rows in arguments.rows]
-            record["turns"] = beside_the_pipeline(folder)
+            record["engine"], record["turns"] = beside_the_pipeline(folder)
     path.write_text(json.dumps({**before, **record}, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(record, indent=2))
 

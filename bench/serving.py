@@ -172,7 +172,8 @@ def measure(model, workers, callers, number):
         started = time.perf_counter()
         pipe([chunk])
         chunks.append(time.perf_counter() - started)
-    record = {"workers": workers, "callers": callers, "chunk_ms": 1000 * median(chunks), "turns": []}
+    record = {"engine": pipe.model.ENGINE, "workers": workers, "callers": callers, "turns": []}
+    record["chunk_ms"] = 1000 * median(chunks)
     server = Server(model, workers)
     try:
         with tempfile.TemporaryDirectory() as name:
@@ -224,7 +225,7 @@ def main():
     parser = argparse.ArgumentParser(
         prog="python -m bench.serving", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default=str(ROOT), help="folder with onnx/model_quantized.onnx (default: this one)")
+    parser.add_argument("--model", default=str(ROOT), help="folder with a model in int8 (default: this one)")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="default: all usable cores")
     parser.add_argument("--callers", type=int, default=64, help="default: 64")
     parser.add_argument("--texts", type=int, default=TEXTS, help=f"number of short texts (default: {TEXTS})")

@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 # transformers imports these where they are installed, for tasks that are not ours: a good part of the time to the
 # first answer and of the memory of a process.
@@ -13,7 +14,7 @@ def load(model, onnx_file, threads, device, openvino_file=None, **parameters):
 
     Args:
         model: Folder or Hub id.
-        onnx_file: A file in the model's `onnx` folder; `"none"`: PyTorch; `"auto"`: int8 on a CPU if the model has it.
+        onnx_file: A file in the model's `onnx` folder; `"none"`: PyTorch; `"auto"`: see [`chosen_files`].
         threads: Number of CPU threads.
         device: Such as `"cpu"` or `"cuda:0"`.
         openvino_file: A file in the model's `openvino` folder, instead of `onnx_file`.
@@ -31,15 +32,29 @@ def load(model, onnx_file, threads, device, openvino_file=None, **parameters):
     options = {}
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"--device {device}: this machine has no such device")
-    if onnx_file == "auto" and device == "cpu" and not openvino_file:
-        onnx_file = "model_quantized.onnx" if _has(model, "model_quantized.onnx") else "none"
+    onnx_file, openvino_file = chosen_files(model, onnx_file, device, openvino_file)
     if openvino_file:
         options = {"openvino_file": openvino_file, "num_threads": threads}
-    elif onnx_file not in ("auto", "none"):
+    elif onnx_file != "none":
         options = {"onnx_file": onnx_file, "num_threads": threads}
     loaded = TSNModel.from_pretrained(model, **options)
     tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     return TSNPipeline(model=loaded.eval(), tokenizer=tokenizer, device=device, **parameters)
+
+
+def chosen_files(model, onnx_file, device, openvino_file=None):
+    """What `"auto"` stands for: on a CPU, the int8 file that the model has, of OpenVINO (the faster) or ONNX Runtime.
+
+    Args: as of [`load`].
+
+    Returns:
+        tuple: `onnx_file` and `openvino_file` without `"auto"`.
+    """
+    if openvino_file or onnx_file != "auto":
+        return onnx_file, openvino_file
+    if device == "cpu" and _installed("openvino") and _has(model, "openvino", "model_quantized.xml"):
+        return "none", "model_quantized.xml"
+    return "model_quantized.onnx" if device == "cpu" and _has(model, "onnx", "model_quantized.onnx") else "none", None
 
 
 @contextmanager
@@ -54,10 +69,15 @@ def _without_unused_packages():
             del sys.modules[name]
 
 
-def _has(model, name):
+def _installed(package):
+    found = find_spec(package)
+    return found is not None and found.origin is not None  # not a mere folder of that name, which quantize.py writes
+
+
+def _has(model, folder, name):
     from transformers.utils import cached_file
 
     try:
-        return bool(cached_file(model, name, subfolder="onnx"))
+        return bool(cached_file(model, name, subfolder=folder))
     except OSError:
         return False

@@ -1,13 +1,17 @@
 """`tsn/loading.py`: what a process of `score.py` or `serve.py` has in memory once it has answered."""
 
 import json
+import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
 
 from tests.conftest import ROOT, TEXTS
-from tsn.loading import load
+from tsn import loading
+from tsn.loading import chosen_files, load
 
 ANSWER = """
 import json, sys
@@ -28,3 +32,25 @@ def test_answers_without_packages_that_it_does_not_need(onnx_folder, onnx_file, 
     loaded, answers = json.loads(done.stdout)
     assert loaded == []
     assert answers == load(str(onnx_folder), same, 1, "cpu")(TEXTS)  # here transformers has imported both
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_auto_takes_the_fastest_int8_that_is_there_and_can_run(onnx_folder, tmp_path, monkeypatch, installed):
+    monkeypatch.setattr("tsn.loading.find_spec", lambda name: SimpleNamespace(origin="x") if installed else None)
+    bare, both = tmp_path / "bare", tmp_path / "both"
+    bare.mkdir()
+    shutil.copytree(onnx_folder, both)
+    (both / "openvino").mkdir()
+    (both / "openvino" / "model_quantized.xml").touch()
+    onnx = "model_quantized.onnx", None
+    assert chosen_files(str(both), "auto", "cpu") == (("none", "model_quantized.xml") if installed else onnx)
+    assert chosen_files(str(onnx_folder), "auto", "cpu") == onnx
+    assert chosen_files(str(bare), "auto", "cpu") == chosen_files(str(both), "auto", "cuda") == ("none", None)
+    assert chosen_files(str(both), "model.onnx", "cpu") == ("model.onnx", None)
+    assert chosen_files(str(both), "auto", "cpu", "model.xml")[1] == "model.xml"
+
+
+def test_a_folder_of_a_packages_name_is_not_the_package(tmp_path, monkeypatch):
+    (tmp_path / "no_such_engine").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert find_spec("no_such_engine") and not loading._installed("no_such_engine")

@@ -211,8 +211,9 @@ def scoring_section(folder):
     rate = max(run["rows"] / run["seconds"] / run["threads"] for run in record["runs"])
     return (
         f"{markdown_table(lines, left=0)}\n"
-        f"The reviews of `examples/` on {machine['cores']} cores of an {machine['cpu']}, loading included. With one "
-        f"thread each and without loading, it reaches {ratios[len(ratios) // 2]:.2f} "
+        f"The reviews of `examples/`, int8 in {record.get('engine', 'ONNX')}, on {machine['cores']} cores of an "
+        f"{machine['cpu']}, loading included. With one thread each and without loading, it reaches "
+        f"{ratios[len(ratios) // 2]:.2f} "
         f"({ratios[0]:.2f}-{ratios[-1]:.2f}) of the throughput of the pipeline on a list of the same texts. Two "
         f"processes are {one['seconds'] / two['seconds']:.2f} times as fast as one. At {rate:.0f} texts a second and "
         f"core, a billion such texts take {1e9 / rate / 3600:,.0f} core hours; cost grows with the number of words.\n"
@@ -256,8 +257,9 @@ def serving_section(folder):
         lines.append([name, f"{result['texts_per_second']:.0f}", *times])
     return (
         f"{markdown_table(lines)}\n"
-        f"Short texts, int8, {record['workers']} workers on {machine['cores']} cores of an {machine['cpu']}, which "
-        f"the callers use as well. With {callers}, the server reaches {ratio(record['of_score'])} of the throughput "
+        f"Short texts, int8 in {record.get('engine', 'ONNX')}, {record['workers']} workers on {machine['cores']} "
+        f"cores of an {machine['cpu']}, which the callers use as well. With {callers}, the server "
+        f"reaches {ratio(record['of_score'])} of the throughput "
         f"of `score.py` on the same texts, without its loading; their 99th percentile is "
         f"{ratio(record['p99_of_lone_median'])} times the median of a lone caller, of which {least:.1f} is the mean "
         f"that so many callers would wait for at the throughput of `score.py`. The document has 100,000 words; one "

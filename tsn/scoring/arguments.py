@@ -52,7 +52,8 @@ def build_parser(description=None):
         "--onnx",
         default="auto",
         metavar="FILE",
-        help="file in the model's onnx/ folder; none: PyTorch; auto: int8 on a CPU if the model has it (default)",
+        help="file in the model's onnx/ folder; none: PyTorch; auto: on a CPU int8 if the model has it, in OpenVINO "
+        "if that is installed and there are files for it (default)",
     )
     model.add_argument(
         "--openvino_file", metavar="FILE", help="file in the model's openvino/ folder, instead of --onnx"

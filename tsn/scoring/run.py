@@ -11,7 +11,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from tsn.data.files import is_hub_id, reads_once
-from tsn.loading import load
+from tsn.loading import chosen_files, load
 from tsn.paths import sha256
 from tsn.scoring.arguments import THRESHOLDS, check_arguments
 from tsn.scoring.parts import Parts, digest, output_names, part_content, split_columns, write_file, write_part
@@ -114,6 +114,9 @@ def score(arguments):
         WorkerKilled, WorkerFailed: see `tsn.scoring.workers`.
     """
     check_arguments(arguments)
+    if Path(arguments.model).is_dir():  # before the settings are compared with those of an interrupted run
+        chosen = chosen_files(arguments.model, arguments.onnx, arguments.device, arguments.openvino_file)
+        arguments.onnx, arguments.openvino_file = chosen
     parts = Parts(Path(arguments.output), run_settings(arguments))
     plan = plan_run(arguments)
     count = score_parts(arguments, plan, parts)
