@@ -3,6 +3,7 @@
 import sys
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 
 # transformers imports these where they are installed, for tasks that are not ours: a good part of the time to the
 # first answer and of the memory of a process.
@@ -75,6 +76,8 @@ def _installed(package):
 
 
 def _has(model, folder, name):
+    if Path(model).is_dir():  # without transformers, which score.py asks before it is imported as `load` does
+        return Path(model, folder, name).is_file()
     from transformers.utils import cached_file
 
     try:

@@ -50,6 +50,14 @@ def test_auto_takes_the_fastest_int8_that_is_there_and_can_run(onnx_folder, tmp_
     assert chosen_files(str(both), "auto", "cpu", "model.xml")[1] == "model.xml"
 
 
+def test_choosing_a_file_of_a_folder_does_not_import_transformers(onnx_folder):
+    """`load` could otherwise no longer keep it from the packages that it does not need."""
+    code = "import sys\nfrom tsn.loading import chosen_files\nprint(chosen_files(sys.argv[1], 'auto', 'cpu')[0])\n"
+    code += "assert 'transformers' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code, onnx_folder], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (0, "model_quantized.onnx\n"), done.stderr
+
+
 def test_a_folder_of_a_packages_name_is_not_the_package(tmp_path, monkeypatch):
     (tmp_path / "no_such_engine").mkdir()
     monkeypatch.syspath_prepend(tmp_path)

@@ -49,6 +49,11 @@ def test_a_batch_of_long_texts_has_fewer():
     made = queue()
     made.put(request(*["x" * 1000] * 5))
     assert [len(made.take()) for _ in range(3)] == [2, 2, 1]
+    gone = request("x" * 1000)
+    for one in (request("a"), gone, request("x" * 1000), request("x" * 1000)):
+        made.put(one)
+    made.cancel(gone)
+    assert len(made.take()) == 3  # a cancelled text takes no room
 
 
 def test_few_texts_are_divided_among_the_workers():

@@ -193,12 +193,13 @@ class Queue:
         batch: list[Task] = []
         characters = 0
         while self._waiting and len(batch) < size:
-            characters += len(self._waiting[0].content)
-            if batch and characters > BATCH_CHARACTERS:
-                break
-            task = self._waiting.popleft()
+            task = self._waiting[0]
             if not task.request.ended:
+                characters += len(task.content)
+                if batch and characters > BATCH_CHARACTERS:
+                    break
                 batch.append(task)
+            self._waiting.popleft()
         return batch
 
     def _next_pieces(self):
