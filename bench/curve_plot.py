@@ -1,7 +1,9 @@
-"""The picture of the curve: quality against words a second, a panel for each kind of answer."""
+"""The picture of the curve: quality against words a second, a column for each kind of answer, a row for each number
+of cores."""
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from tsn.hub.curve import METRICS
 
@@ -11,91 +13,80 @@ NAMES = {
     "TSN, half": "TSN of half the depth",
     None: "others, one task each",
 }
-GAP = 0.034  # of the width of a panel, between labels
+ENGINES = {"torch": "o", "ONNX": "s", "OpenVINO": "^"}
+PRECISIONS = {"fp32": "none", "bf16": "left", "int8": "full"}  # how much of a marker is filled
 
 
 def plot(record, path):
-    """Draws `path`, a PNG of 1500 x 1150 pixels: large points on one core, joined to pale ones on two."""
-    figure = Figure(figsize=(10, 7.7), layout="constrained")
+    """Draws `path`, a PNG 2,100 pixels wide: colours for models, shapes for engines, filled for fewer bits.
+
+    The words a second are those that TSN reaches; what is slower or faster by far stands at the edge, with its speed.
+    """
     counts = list(record["limits"])
-    for axes, (metric, title) in zip(figure.subplots(2, 2).flat, METRICS.items()):
-        axes.set_xscale("log")
-        axes.set(ylim=(0, 1.3), yticks=[0, 0.2, 0.4, 0.6, 0.8, 1], title=title)  # room for the names
+    speeds = [
+        of["per_second"]["median"]
+        for system in record["systems"]
+        if system["model"]
+        for of in system["speed"].values()
+    ]
+    edges = min(speeds) / 1.5, max(speeds) * 1.8
+    figure = Figure(figsize=(14, 1.2 + 3.2 * len(counts)), layout="constrained")
+    grid = figure.subplots(len(counts), len(METRICS), squeeze=False, sharex=True, sharey=True)
+    for count, row in zip(counts, grid):
+        row[0].set_ylabel(f"on {count} {'core' if count == '1' else 'cores'}", fontsize=11)
+        for axes, metric in zip(row, METRICS):
+            axes.set_xscale("log")
+            axes.set(xlim=edges, ylim=(0, 1))
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.grid(alpha=0.25)
+            axes.spines[["top", "right"]].set_visible(False)
+            for system in record["systems"]:
+                _draw(axes, system, metric, system["speed"][count]["per_second"]["median"], edges)
+    for axes, title in zip(grid[0], METRICS.values()):
+        axes.set_title(title)
+    for axes in grid[-1]:
         axes.set_xlabel("words a second", fontsize=9)
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-        points, seen = [], []
-        for system in record["systems"]:
-            speeds = [system["speed"][count]["per_second"]["median"] for count in counts]
-            colour = MODELS[system["model"]]
-            if metric in system["quality"]:
-                value = system["quality"][metric]["mean"]
-                axes.plot(speeds, [value] * len(speeds), "-", color=colour, alpha=0.35, lw=1)
-                axes.plot(speeds[1:], [value] * len(speeds[1:]), "o", color=colour, alpha=0.35, ms=5)
-                axes.plot(speeds[:1], [value], "o", color=colour, ms=7)
-                points.append((system, speeds[0], value))
-                seen += speeds
-                if system["model"] is None:
-                    white = {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.8}
-                    place = {"xytext": (7, 0), "textcoords": "offset points", "va": "center", "fontsize": 9}
-                    axes.annotate(system["name"], (speeds[-1], value), color=colour, bbox=white, zorder=5, **place)
-            elif not system["quality"]:  # nothing but its speed is known
-                axes.axvline(speeds[0], color=colour, ls=":", lw=1.2)
-                place = {"rotation": 90, "ha": "right", "va": "top", "fontsize": 8, "color": colour}
-                axes.text(speeds[0], 0.98, f"{system['name']} (speed alone)", transform=_across(axes), **place)
-                seen += speeds
-        axes.set_xlim(min(seen) / 1.6, max(seen) * 2.5)
-        for model, above in (("TSN", True), ("TSN, half", False)):
-            _label(axes, [point for point in points if point[0]["model"] == model], above, MODELS[model])
-    found = dict.fromkeys(system["model"] for system in record["systems"])
-    handles = [Line2D([], [], marker="o", ls="", color=MODELS[model], label=NAMES[model]) for model in found]
-    pale = Line2D([], [], marker="o", ls="-", color="#5f6368", alpha=0.35, ms=5, label="the same on two cores")
-    handles.insert(0, Line2D([], [], marker="o", ls="", color="#5f6368", ms=7, label="on one core"))
-    figure.legend(
-        handles=[*handles, *([pale] if len(counts) > 1 else [])], loc="outside lower center", ncols=3, fontsize=9
-    )
+    figure.legend(handles=_legend(record), loc="outside lower center", ncols=9, fontsize=9, frameon=False)
     figure.savefig(path, dpi=150)
 
 
-def _across(axes):
-    """Across in data, up and down in shares of the panel."""
-    return axes.get_xaxis_transform()
-
-
-def _label(axes, points, above, colour):
-    """Upright names above or below points, side by side without overlap, each with a line to its point."""
-    if not points:
+def _draw(axes, system, metric, speed, edges):
+    if system["quality"] and metric not in system["quality"]:
         return
-    points = sorted(points, key=lambda point: point[1])
-    to_share = axes.transAxes.inverted().transform
-    places = [to_share(axes.transData.transform((speed, value))) for _, speed, value in points]  # shares of the panel
-    wanted = spread_out([x for x, _ in places], GAP)
-    edge = max(y for _, y in places) + 0.07 if above else min(y for _, y in places) - 0.07
-    for (system, *_), (x, y), label_x in zip(points, places, wanted):
-        name = system["name"].removeprefix(f"{system['model']}, ")
-        axes.annotate(
-            name,
-            xy=(x, y),
-            xytext=(label_x, edge),
-            xycoords="axes fraction",
-            textcoords="axes fraction",
-            rotation=90,
-            ha="center",
-            va="bottom" if above else "top",
-            fontsize=8,
-            color=colour,
-            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.6, "alpha": 0.6, "shrinkB": 3},
-        )
+    name, value = system["name"], system["quality"].get(metric, {"mean": 0.05})["mean"]
+    if not system["quality"]:
+        name += " (speed alone)"
+    style, label = _marker(system), {"xytext": (0, 8), "ha": "center"}
+    slow, fast = speed < edges[0], speed > edges[1]
+    if slow or fast:
+        name += f": {speed:,.0f}"
+        style |= {"marker": "<" if slow else ">", "clip_on": False}
+        label = {"xytext": (9 if slow else -9, -3), "ha": "left" if slow else "right"}
+    colour, at = MODELS[system["model"]], min(max(speed, edges[0]), edges[1])
+    axes.plot(at, value, color=colour, markerfacecoloralt="white", **style)
+    if system["model"] is None:
+        axes.annotate(name, (at, value), textcoords="offset points", fontsize=9, color=colour, **label)
 
 
-def spread_out(places, gap):
-    """Places in rising order, moved apart to at least `gap` and, as a whole, no further than they must be."""
-    groups = []  # [sum of the places that its members want for its first, number of members]
-    for i, place in enumerate(places):
-        groups.append([place - i * gap, 1])
-        while len(groups) > 1 and groups[-2][0] / groups[-2][1] > groups[-1][0] / groups[-1][1]:
-            total, number = groups.pop()
-            groups[-1][0] += total
-            groups[-1][1] += number
-    starts = [total / number for total, number in groups for _ in range(number)]
-    return [start + i * gap for i, start in enumerate(starts)]
+def _marker(system):
+    if system["model"] is None:
+        return {"marker": "D", "ms": 6}
+    engine, precision = system["name"].removeprefix(f"{system['model']}, ").split()
+    return {"marker": ENGINES[engine], "ms": 8, "fillstyle": PRECISIONS[precision]}
+
+
+def _legend(record):
+    """Of what is in the record: colours, then shapes, then how a marker is filled."""
+    grey = {"ls": "", "color": "#5f6368", "markerfacecoloralt": "white", "ms": 8}
+    models = dict.fromkeys(system["model"] for system in record["systems"])
+    found = [system["name"] for system in record["systems"] if system["model"]]
+    handles = [Line2D([], [], marker="D", ls="", color=MODELS[model], label=NAMES[model]) for model in models]
+    for engine, marker in ENGINES.items():
+        if any(engine in name for name in found):
+            handles.append(Line2D([], [], marker=marker, label=engine, **grey))
+    for precision, fill in PRECISIONS.items():
+        if any(name.endswith(precision) for name in found):
+            handles.append(Line2D([], [], marker="o", fillstyle=fill, label=precision, **grey))
+    return handles

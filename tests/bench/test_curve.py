@@ -7,7 +7,7 @@ import torch
 
 from bench import curve, roofline
 from bench.curve_figures import add_figures, combine, quality
-from bench.curve_plot import plot, spread_out
+from bench.curve_plot import plot
 from bench.curve_texts import read_english, sample_sets
 from bench.worker import Worker, available_cores
 from configuration_tsn import TSNConfig
@@ -127,12 +127,6 @@ def test_ratios_are_taken_within_a_turn_and_shares_of_the_limit(tmp_path):
     assert [len(block) for block in blocks] == [6, 4, 5, 4, 4, 4]  # two lines of a head, and the systems
     plot(record, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_labels_are_moved_apart_and_stay_in_order():
-    assert spread_out([0.1, 0.5], 0.1) == [0.1, 0.5]
-    assert spread_out([0.3, 0.3, 0.3], 0.1) == pytest.approx([0.2, 0.3, 0.4])
-    assert spread_out([0.2, 0.21, 0.9], 0.1) == pytest.approx([0.155, 0.255, 0.9])
 
 
 def test_operations_of_the_model_are_those_that_torch_counts(hub_folder):
