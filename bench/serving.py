@@ -26,7 +26,8 @@ from bench.texts import generate_texts, join_articles
 from tsn.loading import load
 from tsn.paths import ROOT
 
-TEXTS = 4000  # score.py also runs on a quarter of them: the difference is without its loading
+TEXTS = 4000
+SCORED = 4  # times as many are scored, and a quarter: the difference is without the loading, which varies by seconds
 LONE_TEXTS = 400
 TURNS = 3
 PHASE_SECONDS = 300  # that a phase may take; it then counts what is done
@@ -164,6 +165,7 @@ def shown(result):
 def measure(model, workers, callers, number):
     """All figures of a run; see the module."""
     texts, long, first = numbered_texts(number), join_articles(generate_texts()["news"], DOCUMENT_WORDS), number // 4
+    scored = numbered_texts(SCORED * number)
     pipe = load(model, "auto", 1, "cpu")
     expected = [json.dumps(answer).encode() for answer in pipe(texts, batch_size=32)]
     chunk = " ".join(long.split()[:50])
@@ -182,9 +184,9 @@ def measure(model, workers, callers, number):
             asyncio.run(phase(server.port, texts[:200], expected, callers))  # warm
             for _ in range(TURNS):
                 # The idle server takes no processor while score.py runs.
-                small, large = (score_seconds(model, folder, texts[:size], workers) for size in (first, number))
+                small, large = (score_seconds(model, folder, some, workers) for some in (scored[:first], scored))
                 many = shown(asyncio.run(phase(server.port, texts[first:], expected[first:], callers)))
-                rate = (number - first) / (large - small)
+                rate = (len(scored) - first) / (large - small)
                 record["turns"].append({"score_per_second": rate, "many": many})
             lone = asyncio.run(phase(server.port, texts[:LONE_TEXTS], expected, 1))
             record["lone"] = shown(lone)
