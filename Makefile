@@ -96,7 +96,9 @@ train: .venv/installed  ## train BACKBONE (this folder's model) further on all o
 		--validation_file $(VALIDATION)
 
 small: .venv/installed  ## distil the model of this folder into half its layers; writes out/small
-	.venv/bin/python train.py configs/tsn-small.yaml --backbone . --teacher . --output_dir out/six \
+	.venv/bin/python train.py configs/tsn-small.yaml --backbone . --teacher . --output_dir out/six-first \
+		--train_file $(WILD) $(DATA)/news.parquet --max_steps 4700 --learning_rate 4e-4 --head_learning_rate 4e-4 --seed 47
+	.venv/bin/python train.py configs/tsn-small.yaml --backbone out/six-first --teacher . --output_dir out/six \
 		--train_file $(WILD) $(DATA)/news.parquet
 	.venv/bin/python -m tsn.training.finish out/six --output_dir out/small --validation_file $(VALIDATION)
 
