@@ -10,7 +10,7 @@ from pathlib import Path
 _UNUSED = ("sklearn", "scipy")
 
 
-def load(model, onnx_file, threads, device, openvino_file=None, **parameters):
+def load(model, onnx_file, threads, device, openvino_file=None, engines=("openvino", "onnx"), **parameters):
     """Loads a `TSNPipeline`.
 
     Args:
@@ -19,6 +19,7 @@ def load(model, onnx_file, threads, device, openvino_file=None, **parameters):
         threads: Number of CPU threads.
         device: Such as `"cpu"` or `"cuda:0"`.
         openvino_file: A file in the model's `openvino` folder, instead of `onnx_file`.
+        engines: Those that `"auto"` may choose, the first one first.
         parameters: Of the pipeline, such as `threshold`.
     """
     with _without_unused_packages():
@@ -33,7 +34,7 @@ def load(model, onnx_file, threads, device, openvino_file=None, **parameters):
     options = {}
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"--device {device}: this machine has no such device")
-    onnx_file, openvino_file = chosen_files(model, onnx_file, device, openvino_file)
+    onnx_file, openvino_file = chosen_files(model, onnx_file, device, openvino_file, engines)
     if openvino_file:
         options = {"openvino_file": openvino_file, "num_threads": threads}
     elif onnx_file != "none":
@@ -43,8 +44,11 @@ def load(model, onnx_file, threads, device, openvino_file=None, **parameters):
     return TSNPipeline(model=loaded.eval(), tokenizer=tokenizer, device=device, **parameters)
 
 
-def chosen_files(model, onnx_file, device, openvino_file=None):
-    """What `"auto"` stands for: on a CPU, the int8 file that the model has, of OpenVINO (the faster) or ONNX Runtime.
+def chosen_files(model, onnx_file, device, openvino_file=None, engines=("openvino", "onnx")):
+    """What `"auto"` stands for: on a CPU, the int8 file of the first engine that the model has one for, else PyTorch.
+
+    OpenVINO, if it is installed, is the faster engine where many texts of one length go together; ONNX Runtime is for
+    one text or few of different lengths.
 
     Args: as of [`load`].
 
@@ -53,9 +57,12 @@ def chosen_files(model, onnx_file, device, openvino_file=None):
     """
     if openvino_file or onnx_file != "auto":
         return onnx_file, openvino_file
-    if device == "cpu" and _installed("openvino") and _has(model, "openvino", "model_quantized.xml"):
-        return "none", "model_quantized.xml"
-    return "model_quantized.onnx" if device == "cpu" and _has(model, "onnx", "model_quantized.onnx") else "none", None
+    for engine in engines if device == "cpu" else ():
+        if engine == "openvino" and _installed("openvino") and _has(model, "openvino", "model_quantized.xml"):
+            return "none", "model_quantized.xml"
+        if engine == "onnx" and _has(model, "onnx", "model_quantized.onnx"):
+            return "model_quantized.onnx", None
+    return "none", None
 
 
 @contextmanager

@@ -45,6 +45,7 @@ def test_auto_takes_the_fastest_int8_that_is_there_and_can_run(onnx_folder, tmp_
     onnx = "model_quantized.onnx", None
     assert chosen_files(str(both), "auto", "cpu") == (("none", "model_quantized.xml") if installed else onnx)
     assert chosen_files(str(onnx_folder), "auto", "cpu") == onnx
+    assert chosen_files(str(both), "auto", "cpu", engines=("onnx", "openvino")) == onnx  # as serve.py asks
     assert chosen_files(str(bare), "auto", "cpu") == chosen_files(str(both), "auto", "cuda") == ("none", None)
     assert chosen_files(str(both), "model.onnx", "cpu") == ("model.onnx", None)
     assert chosen_files(str(both), "auto", "cpu", "model.xml")[1] == "model.xml"

@@ -19,7 +19,7 @@ import psutil
 
 from tests.conftest import TEXTS
 from tests.serving.server import serving
-from tsn.loading import load
+from tsn.serving.analysis import load_pipeline
 
 CALLERS, QUEUE, POOL = 64, 48, 300
 CANCELLED, FEWEST_MB = 0.02, 20
@@ -104,7 +104,7 @@ def text(number):
 
 def soak(model, requests, kills, folder):
     """Runs it; returns the [`Soak`]."""
-    pipe = load(str(model), "auto", 1, "cpu")
+    pipe = load_pipeline(str(model))
     expected = [json.dumps(pipe(text(number))).encode() for number in range(POOL)]
     assert len(set(expected)) == POOL
     with serving(folder, model, "--workers", 2, "--max_queue", QUEUE, "--max_texts", 1) as server:

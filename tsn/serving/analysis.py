@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from types import MethodType
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,12 @@ def load_analyst(model: str, openvino_file: str | None) -> "Analyst":
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a core for each process
-    return Analyst(load(model, "auto", 1, "cpu", openvino_file))
+    return Analyst(load_pipeline(model, openvino_file))
+
+
+def load_pipeline(model: str, openvino_file: str | None = None) -> Any:
+    """The `TSNPipeline` of a worker, on one thread; `"auto"` with ONNX Runtime before OpenVINO."""
+    return load(model, "auto", 1, "cpu", openvino_file, engines=("onnx", "openvino"))
 
 
 def analyse(analyst: "Analyst", *messages: tuple) -> list:

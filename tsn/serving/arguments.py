@@ -16,8 +16,8 @@ def build_parser(description=None):
     parser.add_argument(
         "--openvino_file",
         metavar="FILE",
-        help="file in the model's openvino/ folder to run (default: int8 if the model has it, in OpenVINO if that is "
-        "installed and there are files for it, else in ONNX Runtime; otherwise PyTorch)",
+        help="file in the model's openvino/ folder to run (default: int8 if the model has it, in ONNX Runtime, "
+        "or in OpenVINO if there is only that; otherwise PyTorch)",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine)")
     parser.add_argument("--port", type=int, default=8000, help="default: 8000; 0 takes a free one and says which")
