@@ -223,7 +223,7 @@ def plot(record, path):
     axes.set_xscale("log")
     axes.set(xlabel="milliseconds, logarithmic", ylabel="texts answered, of 100", ylim=(0, 100))
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="upper left")
+    figure.legend(frameon=False, loc="outside lower center", ncols=2)
     figure.savefig(path, dpi=150)
 
 
