@@ -1,16 +1,15 @@
 """What waits to be analysed, and what is analysed next.
 
-Short texts of all callers go in batches: the oldest, and of those behind it the ones of the nearest lengths, with
-which it needs little padding. So a text of a rare length waits only until it is the oldest. A longer text, a document,
-is cut into pieces of about one chunk while it waits, and a short text waits for at most one piece: a piece goes first
-only if no piece has been analysed since the oldest waiting short text arrived.
+Short texts of all callers go in batches, the oldest first. (In batches of similar lengths some engines are a
+little faster, but a text of a rare length waits for longer.) A longer text, a document, is cut into pieces
+of about one chunk while it waits, and a short text waits for at most one piece: a piece goes first only if no piece
+has been analysed since the oldest waiting short text arrived.
 """
 
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from itertools import accumulate
 from typing import Any, NamedTuple
 
 from chunking_tsn import Chunk
@@ -20,7 +19,6 @@ CHUNK_CHARACTERS = 300  # of a full chunk of 50 words in most languages
 SHORT_CHUNKS = 4  # a text of more is a document
 BATCH_TEXTS, BATCH_CHARACTERS = 16, 2 * CHUNK_CHARACTERS * SHORT_CHUNKS
 QUEUE_CHARACTERS = 50_000_000  # of all texts in the queue, which bounds its memory
-LOOK_AHEAD = 4 * BATCH_TEXTS  # among which a batch is chosen
 ATTEMPTS = 2
 
 
@@ -115,7 +113,7 @@ class Queue:
     def __init__(self, limit: int, max_wait: float, workers: int, deliver: Callable[[list[Request]], None]):
         self._limit, self._max_wait, self._workers, self._deliver = limit, max_wait, workers, deliver
         self._changed = threading.Condition()
-        self._waiting: deque[Task] = deque()  # short texts, in the order in which they arrived
+        self._waiting: deque[Task] = deque()  # short texts, the oldest first
         self._first: deque[Task] = deque()  # each on its own, before any other: what a dead worker left, and joins
         self._documents: deque[_Document] = deque()
         self._pieces_running, self._last_piece = 0, 0.0
@@ -191,19 +189,18 @@ class Queue:
         return []
 
     def _next_texts(self):
-        """The oldest text, and of those that arrived next the ones whose lengths are the nearest to its own."""
         size = min(-(-len(self._waiting) // self._workers), BATCH_TEXTS)
-        seen = [self._waiting.popleft() for _ in range(min(len(self._waiting), LOOK_AHEAD))]
-        seen = [task for task in seen if not task.request.ended]
-        length = len(seen[0].content)
-        nearest = sorted(
-            range(len(seen)), key=lambda i: abs(len(seen[i].content) - length)
-        )  # of equal ones the oldest
-        characters = accumulate(len(seen[i].content) for i in nearest[:size])
-        chosen = [i for i, total in zip(nearest, characters) if i == nearest[0] or total <= BATCH_CHARACTERS]
-        left = set(range(len(seen))).difference(chosen)
-        self._waiting.extendleft(seen[i] for i in sorted(left, reverse=True))
-        return [seen[i] for i in chosen]
+        batch: list[Task] = []
+        characters = 0
+        while self._waiting and len(batch) < size:
+            task = self._waiting[0]
+            if not task.request.ended:
+                characters += len(task.content)
+                if batch and characters > BATCH_CHARACTERS:
+                    break
+                batch.append(task)
+            self._waiting.popleft()
+        return batch
 
     def _next_pieces(self):
         """Of the documents in turn."""
