@@ -73,20 +73,23 @@ def _draw(axes, system, metric, speed, edges):
 def _marker(system):
     if system["model"] is None:
         return {"marker": "D", "ms": 6}
-    engine, precision = system["name"].removeprefix(f"{system['model']}, ").split()
-    return {"marker": ENGINES[engine], "ms": 8, "fillstyle": PRECISIONS[precision]}
+    return {"marker": ENGINES[_engine(system)], "ms": 8, "fillstyle": PRECISIONS[system["precision"]]}
+
+
+def _engine(system):
+    return system["name"].split()[-2]  # before the type of number
 
 
 def _legend(record):
     """Of what is in the record: colours, then shapes, then how a marker is filled."""
     grey = {"ls": "", "color": "#5f6368", "markerfacecoloralt": "white", "ms": 8}
     models = dict.fromkeys(system["model"] for system in record["systems"])
-    found = [system["name"] for system in record["systems"] if system["model"]]
+    ours = [system for system in record["systems"] if system["model"]]
     handles = [Line2D([], [], marker="D", ls="", color=MODELS[model], label=NAMES[model]) for model in models]
     for engine, marker in ENGINES.items():
-        if any(engine in name for name in found):
+        if any(_engine(system) == engine for system in ours):
             handles.append(Line2D([], [], marker=marker, label=engine, **grey))
     for precision, fill in PRECISIONS.items():
-        if any(name.endswith(precision) for name in found):
+        if any(system["precision"] == precision for system in ours):
             handles.append(Line2D([], [], marker="o", fillstyle=fill, label=precision, **grey))
     return handles

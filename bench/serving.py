@@ -166,8 +166,8 @@ def shown(result):
 
 def measure(model, workers, callers, number):
     """All figures of a run; see the module."""
-    texts, long, first = numbered_texts(number), join_articles(generate_texts()["news"], DOCUMENT_WORDS), number // 4
-    scored = numbered_texts(SCORED * number)
+    scored, long = numbered_texts(SCORED * number), join_articles(generate_texts()["news"], DOCUMENT_WORDS)
+    texts, first = scored[:number], number // 4
     pipe = load_pipeline(model)
     expected = [json.dumps(answer).encode() for answer in pipe(texts, batch_size=32)]
     chunk = " ".join(long.split()[:50])

@@ -1,9 +1,9 @@
 """What waits to be analysed, and what is analysed next.
 
-Short texts of all callers go in batches, the oldest first. (In batches of similar lengths some engines are a
-little faster, but a text of a rare length waits for longer.) A longer text, a document, is cut into pieces
-of about one chunk while it waits, and a short text waits for at most one piece: a piece goes first only if no piece
-has been analysed since the oldest waiting short text arrived.
+Short texts of all callers go in batches, the oldest first. (In batches of similar lengths some engines are a little
+faster, but a text of a rare length waits for longer.) A longer text, a document, is cut into pieces of about one chunk
+while it waits, and a short text waits for at most one piece: a piece goes first only if no piece has been analysed
+since the oldest waiting short text arrived.
 """
 
 import threading
