@@ -23,12 +23,12 @@ from matplotlib.figure import Figure
 from bench.figures import spread
 from bench.machine import describe_machine, versions
 from bench.texts import generate_texts, join_articles
+from tsn.loading import chosen_files
 from tsn.paths import ROOT
-from tsn.serving.analysis import load_pipeline
+from tsn.serving.analysis import ENGINES, load_pipeline
 
 TEXTS = 4000
 SCORED = 4  # times as many are scored, and a quarter: the difference is without the loading, which varies by seconds
-INT8 = {"ONNX": ["--onnx", "model_quantized.onnx"], "OpenVINO": ["--openvino_file", "model_quantized.xml"]}
 LONE_TEXTS = 400
 TURNS = 3
 PHASE_SECONDS = 300  # that a phase may take; it then counts what is done
@@ -110,12 +110,13 @@ async def beside_document(port, texts, expected, document, callers):
     return result
 
 
-def score_seconds(model, engine, folder, texts, threads):
-    """How long `score.py` takes in int8 of this engine."""
+def score_seconds(model, folder, texts, threads):
+    """How long `score.py` takes in the engine of the server."""
+    onnx_file, openvino_file = chosen_files(model, "auto", "cpu", engines=ENGINES)
     source = folder / "in.jsonl"
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), "utf-8")
     command = [sys.executable, ROOT / "score.py", source, "--output", folder / "out.jsonl", "--model", model]
-    command += INT8.get(engine, [])
+    command += ["--openvino_file", openvino_file] if openvino_file else ["--onnx", onnx_file]
     started = time.perf_counter()
     subprocess.run([*command, "--threads", str(threads)], check=True, capture_output=True)
     (folder / "out.jsonl").unlink()
@@ -186,9 +187,7 @@ def measure(model, workers, callers, number):
             asyncio.run(phase(server.port, texts[:200], expected, callers))  # warm
             for _ in range(TURNS):
                 # The idle server takes no processor while score.py runs.
-                small, large = (
-                    score_seconds(model, pipe.model.ENGINE, folder, some, workers) for some in (scored[:first], scored)
-                )
+                small, large = (score_seconds(model, folder, some, workers) for some in (scored[:first], scored))
                 many = shown(asyncio.run(phase(server.port, texts[first:], expected[first:], callers)))
                 rate = (len(scored) - first) / (large - small)
                 record["turns"].append({"score_per_second": rate, "many": many})

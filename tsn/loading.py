@@ -8,9 +8,11 @@ from pathlib import Path
 # transformers imports these where they are installed, for tasks that are not ours: a good part of the time to the
 # first answer and of the memory of a process.
 _UNUSED = ("sklearn", "scipy")
+# What quantize.py writes for each engine, into its folder; `"auto"` takes the first.
+_INT8 = {"openvino": "model_quantized.xml", "onnx": "model_quantized.onnx"}
 
 
-def load(model, onnx_file, threads, device, openvino_file=None, engines=("openvino", "onnx"), **parameters):
+def load(model, onnx_file, threads, device, openvino_file=None, engines=tuple(_INT8), **parameters):
     """Loads a `TSNPipeline`.
 
     Args:
@@ -44,7 +46,7 @@ def load(model, onnx_file, threads, device, openvino_file=None, engines=("openvi
     return TSNPipeline(model=loaded.eval(), tokenizer=tokenizer, device=device, **parameters)
 
 
-def chosen_files(model, onnx_file, device, openvino_file=None, engines=("openvino", "onnx")):
+def chosen_files(model, onnx_file, device, openvino_file=None, engines=tuple(_INT8)):
     """What `"auto"` stands for: on a CPU, the int8 file of the first engine that the model has one for, else PyTorch.
 
     OpenVINO, if it is installed, is the faster engine where many texts of one length go together; ONNX Runtime is for
@@ -58,10 +60,11 @@ def chosen_files(model, onnx_file, device, openvino_file=None, engines=("openvin
     if openvino_file or onnx_file != "auto":
         return onnx_file, openvino_file
     for engine in engines if device == "cpu" else ():
-        if engine == "openvino" and _installed("openvino") and _has(model, "openvino", "model_quantized.xml"):
-            return "none", "model_quantized.xml"
-        if engine == "onnx" and _has(model, "onnx", "model_quantized.onnx"):
-            return "model_quantized.onnx", None
+        name = _INT8[engine]
+        if engine == "openvino" and _installed("openvino") and _has(model, engine, name):
+            return "none", name
+        if engine == "onnx" and _has(model, engine, name):
+            return name, None
     return "none", None
 
 

@@ -64,9 +64,12 @@ FUNCTIONS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_ten_megabytes_take_ten_times_as_long_as_one(name):
-    """A quadratic step would take a hundred times as long; what is between is for the machine's caches."""
+    """A quadratic step would take a hundred times as long; what is between is for the machine's caches.
+
+    What takes less than a tenth of a second for a million characters may take longer: no machine is that even.
+    """
     short, long = ("".join(unit * (size // len(UNITS) // len(unit)) for unit in UNITS) for size in (10**6, 10**7))
-    assert seconds(FUNCTIONS[name], long) <= 25 * max(seconds(FUNCTIONS[name], short), 0.01)
+    assert seconds(FUNCTIONS[name], long) <= 25 * max(seconds(FUNCTIONS[name], short), 0.1)
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from tsn.serving.batching import Failure
 WARM_UP = "The model answers this text before any other."
 BATCH_SIZE = 32  # chunks per forward pass
 _SPANS = ("topics", "entities")
+ENGINES = ("onnx", "openvino")  # the first one of which the model has an int8 file; unlike score.py's
 
 
 def load_analyst(model: str, openvino_file: str | None) -> "Analyst":
@@ -26,8 +27,8 @@ def load_analyst(model: str, openvino_file: str | None) -> "Analyst":
 
 
 def load_pipeline(model: str, openvino_file: str | None = None) -> Any:
-    """The `TSNPipeline` of a worker, on one thread; `"auto"` with ONNX Runtime before OpenVINO."""
-    return load(model, "auto", 1, "cpu", openvino_file, engines=("onnx", "openvino"))
+    """The `TSNPipeline` of a worker, on one thread; see `ENGINES`."""
+    return load(model, "auto", 1, "cpu", openvino_file, engines=ENGINES)
 
 
 def analyse(analyst: "Analyst", *messages: tuple) -> list:
