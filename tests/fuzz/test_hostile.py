@@ -40,6 +40,15 @@ def seconds(function, text):
     return min(times)
 
 
+def assert_linear(function, short, long):
+    """For a text ten times as long, a quadratic step would take a hundred times as long.
+
+    What is between is for the machine's caches. What takes less than a tenth of a second is compared with a tenth: a
+    few page faults are as much.
+    """
+    assert seconds(function, long) <= 25 * max(seconds(function, short), 0.1)
+
+
 def occurrences(text):
     _occurrences(f"{text} Lima", [("Lima", None)])
 
@@ -64,12 +73,8 @@ FUNCTIONS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_ten_megabytes_take_ten_times_as_long_as_one(name):
-    """A quadratic step would take a hundred times as long; what is between is for the machine's caches.
-
-    What takes less than a tenth of a second for a million characters may take longer: no machine is that even.
-    """
     short, long = ("".join(unit * (size // len(UNITS) // len(unit)) for unit in UNITS) for size in (10**6, 10**7))
-    assert seconds(FUNCTIONS[name], long) <= 25 * max(seconds(FUNCTIONS[name], short), 0.1)
+    assert_linear(FUNCTIONS[name], short, long)
 
 
 @pytest.mark.slow
@@ -79,7 +84,7 @@ def test_the_whole_way_of_a_text_takes_linear_time(pipe, unit):
         check(text, pipe(text, batch_size=32))
 
     short, long = (unit * (size // len(unit)) for size in (5000, 50_000))
-    assert seconds(analyse, long) <= 25 * seconds(analyse, short)
+    assert_linear(analyse, short, long)
 
 
 @pytest.mark.parametrize(
