@@ -24,7 +24,7 @@ test: .venv/bench .venv/cluster .venv/serve  ## all tests on the pinned toolchai
 	.venv/bin/python -m pytest -n auto --cov --cov-report=term
 
 # Named, so that the record that a release asks for stays that of `make test`.
-test-latest: .venv-latest/installed  ## all tests on the newest transformers 5
+test-latest: .venv-latest/installed  ## all tests but Ray's and Spark's on the newest transformers 5
 	.venv-latest/bin/python -m pytest -n auto tests
 
 test-space: .venv-space/installed  ## the Space and the server in a browser (needs Chromium) and the endpoint, on transformers 5
@@ -123,11 +123,12 @@ bench-training: out/v1/checkpoint-1900  ## train.py beside a bare loop; one mode
 	.venv/bin/pip install --quiet -r requirements.txt -r requirements/$*.txt
 	@touch $@
 
-.venv-latest/installed: requirements/latest.txt requirements/cluster.txt requirements/serve.txt
+# Without Ray and Spark, whose tests take long: they run the same commands and pipelines.
+.venv-latest/installed: requirements/latest.txt requirements/serve.txt
 	@echo "Installing the toolchain on the newest transformers 5 into .venv-latest: a few minutes, once."
 	$(PYTHON) -m venv .venv-latest
 	.venv-latest/bin/pip install --quiet torch==2.13.0
-	.venv-latest/bin/pip install --quiet -r requirements/latest.txt -r requirements/cluster.txt -r requirements/serve.txt
+	.venv-latest/bin/pip install --quiet -r requirements/latest.txt -r requirements/serve.txt
 	@touch $@
 
 .venv-space/installed: requirements/space.txt requirements/serve.txt
