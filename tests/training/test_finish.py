@@ -2,6 +2,7 @@
 
 import copy
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -160,6 +161,36 @@ def test_command_writes_a_whole_model(hub_folder, data_file, tokenizer, tmp_path
     outside = first.topic_head.bias[first.config.topic_labels.index("O")] - said["outside_shifts"]["topic"]
     assert made.topic_head.bias[made.config.topic_labels.index("O")].item() == pytest.approx(outside.item(), abs=2e-3)
     assert TSNPipeline(made, tokenizer)(TEXTS[0])["sentiment"]["label"]
+
+
+@pytest.mark.parametrize("split", [False, True], ids=["one file", "a file for each source"])
+def test_of_several_files_the_mean_counts(tokenizer, tmp_path, capsys, split):
+    """In one file the source with most spans decides, as it does in what `eval.py` reports; files count alike."""
+    model = cautious_model(tokenizer)
+    write_hub_folder(model, tokenizer, tmp_path / "model")
+    sources = {"large": (1.8, 30), "small": (0.2, 10)}
+    rows = [
+        row
+        for source, (shift, times) in sources.items()
+        for row in rows_as_answered(shifted(model, shift, 0), tokenizer, TEXTS * times, source)
+    ]
+    files = [[row for row in rows if row["source"] == source] for source in sources] if split else [rows]
+    paths = [str(tmp_path / f"{i}.jsonl") for i in range(len(files))]
+    for path, some in zip(paths, files):
+        Path(path).write_text("".join(json.dumps({**row, "split": "validation"}) + "\n" for row in some), "utf-8")
+    finish.main([str(tmp_path / "model"), "--validation_file", *paths, "--output_dir", str(tmp_path / "made")])
+    fitted = json.loads(capsys.readouterr().out)["outside_shifts"]["topic"]
+
+    def f1(some, shift):
+        answers = dict(zip(TEXTS, TSNPipeline(shifted(model, shift, 0), tokenizer)(TEXTS)))
+        expected = [{(t["start"], t["end"]) for t in row["topics"]} for row in some]
+        found = [{(t["start"], t["end"]) for t in answers[row["text"]]["topics"]} for row in some]
+        right = sum(len(e & f) for e, f in zip(expected, found))
+        return 2 * right / max(sum(map(len, expected)) + sum(map(len, found)), 1)
+
+    values = {round(float(shift), 1): np.mean([f1(some, shift) for some in files]) for shift in SHIFTS}
+    assert values[fitted] == pytest.approx(max(values.values()))
+    assert len({round(value, 6) for value in values.values()}) > 2  # there is something to choose
 
 
 @pytest.mark.parametrize(

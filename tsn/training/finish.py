@@ -8,7 +8,8 @@
    trained further to, it keeps most of what the one knew and most of what the other has learned.
 2. A tag that is likelier than not is the right threshold for accuracy. For F1 it is lower, half of the F1 that can be
    reached (Lipton et al. 2014, Optimal Thresholding of Classifiers to Maximize F1 Measure). Each token head's bias of
-   `O` is lowered by the number at which the mean over the sources of span F1 on the validation data is highest.
+   `O` is lowered by the number at which the span F1 of a validation file, as `eval.py` reports it, is highest; of
+   several files, the mean.
 3. Temperatures, see `tsn.evaluation.calibration`.
 """
 
@@ -18,6 +19,8 @@ import sys
 
 import numpy as np
 import torch
+from datasets import Dataset, concatenate_datasets
+from transformers import PreTrainedTokenizerFast
 
 from configuration_tsn import TSNConfig
 from modeling_tsn import TSNModel
@@ -73,6 +76,12 @@ def fit_outside_shifts(config: TSNConfig, labelled: Labelled) -> dict[str, float
         "topic": _best_shift(config.topic_scheme(), labelled.heads["topic"], labelled.sources, None),
         "ner": _best_shift(config.entity_scheme(), labelled.heads["ner"], labelled.sources, labelled.annotated),
     }
+
+
+def file_features(path: str, tokenizer: PreTrainedTokenizerFast, config: TSNConfig) -> Dataset:
+    """The features of a validation file, which counts as one source: see `fit_outside_shifts`."""
+    features = read_features([path], tokenizer, config)
+    return features.remove_columns("source").add_column("source", np.full(len(features), path))
 
 
 def _best_shift(scheme, head, sources, annotated):
@@ -138,7 +147,7 @@ def main(argv: list[str] | None = None) -> None:
         folders, shares = parse_shares(arguments.checkpoints)
         model = average([TSNModel.from_pretrained(folder, dtype=torch.float32) for folder in folders], shares).eval()
         tokenizer = load_tokenizer(folders[0])
-        features = read_features(arguments.validation_file, tokenizer, model.config)
+        features = concatenate_datasets([file_features(f, tokenizer, model.config) for f in arguments.validation_file])
         labelled = labelled_logits(model, tokenizer, features)
         shifts = fit_outside_shifts(model.config, labelled)
         labelled = lower_outside(model, labelled, shifts)
