@@ -46,7 +46,8 @@ eval: .venv/installed  ## evaluate MODEL (default: .) on DATA (test, test_wild) 
 	.venv/bin/python eval.py $(MODEL) $(DATA)/test_wild.parquet --output_dir $(MODEL)/results/wild
 	.venv/bin/python -m tsn.evaluation.everyday $(MODEL) --output_dir $(MODEL)/results/everyday
 
-QUANTIZE = .venv/bin/python quantize.py $(MODEL) --output_dir $(MODEL) --eval_file $(DATA)/validation.parquet
+QUANTIZE = .venv/bin/python quantize.py $(MODEL) --output_dir $(MODEL) --eval_file $(DATA)/validation.parquet \
+	--mixed_precision auto
 TEST_INT8 = .venv/bin/python eval.py $(MODEL) $(DATA)/test.parquet
 int8: .venv/installed  ## quantize MODEL (default: .) for ONNX Runtime and OpenVINO, measure both on DATA; writes MODEL/results/
 	$(QUANTIZE)
@@ -98,9 +99,12 @@ train: .venv/installed  ## train BACKBONE (this folder's model) further on all o
 small: .venv/installed  ## distil the model of this folder into half its layers; writes out/small
 	.venv/bin/python train.py configs/tsn-small.yaml --backbone . --teacher . --output_dir out/six-first \
 		--train_file $(WILD) $(DATA)/news.parquet --max_steps 4700 --learning_rate 4e-4 --head_learning_rate 4e-4 --seed 47
-	.venv/bin/python train.py configs/tsn-small.yaml --backbone out/six-first --teacher . --output_dir out/six \
+	.venv/bin/python train.py configs/tsn-small.yaml --backbone out/six-first --teacher . --output_dir out/six-second \
+		--train_file $(WILD) $(DATA)/news.parquet --max_steps 5200 --learning_rate 3e-4 --head_learning_rate 3e-4 --seed 53
+	.venv/bin/python train.py configs/tsn-small.yaml --backbone out/six-second --teacher . --output_dir out/six \
 		--train_file $(WILD) $(DATA)/news.parquet
-	.venv/bin/python -m tsn.training.finish out/six --output_dir out/small --validation_file $(VALIDATION)
+	.venv/bin/python -m tsn.training.finish out/six=0.5 out/six-second=0.5 --output_dir out/small \
+		--validation_file $(VALIDATION)
 
 out/v1/checkpoint-1900: out/backbone/tokenizer.json
 	.venv/bin/python train.py configs/tsn-e5.yaml --output_dir out/v1 \
