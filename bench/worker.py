@@ -7,11 +7,13 @@ is what `Worker` starts: it reads a JSON list of texts a line and prints `{"seco
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 
 from bench import others
 from tsn.paths import ROOT
@@ -38,6 +40,7 @@ class Worker:
             text=True,
             env=environment(len(cores)),
             cwd=ROOT,
+            start_new_session=True,  # a group of its own, which `close` ends with all that it has started
         )
 
     def __call__(self, texts):
@@ -60,7 +63,8 @@ class Worker:
         return reply["seconds"], reply["answers"]
 
     def close(self):
-        self.process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         for file in (self.process.stdin, self.process.stdout, self.errors):
             file.close()

@@ -165,6 +165,18 @@ def test_a_worker_answers_as_the_pipeline_does_and_says_what_it_ended_with(hub_f
     worker.close()
 
 
+@pytest.mark.slow
+def test_a_closed_worker_leaves_no_process():
+    """What has no threads is run in several processes, which would go on without the one that started them."""
+    pytest.importorskip("vaderSentiment")
+    psutil = pytest.importorskip("psutil")
+    worker = Worker({"class": "VaderSentiment"}, available_cores()[:1] * 2)
+    worker(TEXTS)
+    started = psutil.Process(worker.process.pid).children(recursive=True)
+    worker.close()
+    assert len(started) >= 2 and not psutil.wait_procs(started, timeout=60)[1]
+
+
 def test_a_system_without_threads_gets_a_process_a_core():
     pytest.importorskip("vaderSentiment")
     from bench.others import VaderSentiment
