@@ -1,5 +1,6 @@
 """`bench/serving.py`: callers, a lone caller and a document on a real server, beside `score.py` on the same texts."""
 
+import json
 import sys
 
 import pytest
@@ -19,7 +20,7 @@ def test_the_figures_are_of_answers_that_came(onnx_folder, tmp_path, monkeypatch
     options = ["--model", str(onnx_folder), "--workers", "1", "--callers", "4", "--texts", "60"]
     monkeypatch.setattr(sys, "argv", ["serving", *options, "--output_dir", str(tmp_path)])
     serving.main()
-    record = serving.json.loads((tmp_path / "serving.json").read_text("utf-8"))
+    record = json.loads((tmp_path / "serving.json").read_text("utf-8"))
     [turn] = record["turns"]
     assert record["engine"] == "ONNX"
     assert turn["many"]["texts"] == 45  # a quarter of the texts is timed in score.py alone

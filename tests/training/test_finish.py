@@ -50,6 +50,20 @@ def cautious_model(tokenizer):
     return shifted(make_model("bert", len(tokenizer)), -2.0, -2.0)
 
 
+def mean_topic_f1(model, tokenizer, parts):
+    """Shifts to the mean over parts of the rows of topic F1, worked out through the pipeline."""
+    values = {}
+    for shift in SHIFTS:
+        answers = dict(zip(TEXTS, TSNPipeline(shifted(model, shift, 0), tokenizer)(TEXTS)))
+        of_parts = []
+        for rows in parts:
+            expected = {(i, t["start"], t["end"]) for i, row in enumerate(rows) for t in row["topics"]}
+            found = {(i, t["start"], t["end"]) for i, row in enumerate(rows) for t in answers[row["text"]]["topics"]}
+            of_parts.append(2 * len(expected & found) / max(len(expected) + len(found), 1))
+        values[round(float(shift), 1)] = np.mean(of_parts)
+    return values
+
+
 def test_average_is_that_of_the_weights(tokenizer):
     models = [make_model("bert", len(tokenizer)) for _ in range(3)]
     for i, model in enumerate(models):
@@ -96,24 +110,14 @@ def test_sources_count_alike_however_large_they_are(tokenizer):
     model = cautious_model(tokenizer)
     rows = rows_as_answered(shifted(model, 1.8, 0), tokenizer, TEXTS * 30, "large")
     rows += rows_as_answered(shifted(model, 0.2, 0), tokenizer, TEXTS * 10, "small")
-    gold = {
-        source: [r["topics"] for r in rows if r["source"] == source][: len(TEXTS)] for source in ("large", "small")
-    }
+    sources = [[row for row in rows if row["source"] == source] for source in ("large", "small")]
     fitted = fit_outside_shifts(
         model.config, labelled_logits(model, tokenizer, rows_to_features(rows, tokenizer, model.config))
     )
-
-    def mean_f1(shift):
-        answers = TSNPipeline(shifted(model, shift, 0), tokenizer)(TEXTS)
-        values = []
-        for topics in gold.values():
-            expected = {(i, t["start"], t["end"]) for i, row in enumerate(topics) for t in row}
-            found = {(i, t["start"], t["end"]) for i, answer in enumerate(answers) for t in answer["topics"]}
-            values.append(2 * len(expected & found) / max(len(expected) + len(found), 1))
-        return np.mean(values)
-
-    assert min(sum(len(t) for t in topics) for topics in gold.values()) >= 2  # ten times that are enough to count
-    assert mean_f1(fitted["topic"]) == pytest.approx(max(mean_f1(shift) for shift in SHIFTS))
+    values = mean_topic_f1(model, tokenizer, sources)
+    spans = [sum(len(row["topics"]) for row in some[: len(TEXTS)]) for some in sources]
+    assert min(spans) >= 2  # ten times that are enough to count
+    assert values[fitted["topic"]] == pytest.approx(max(values.values()))
 
 
 def test_only_annotated_types_count(tokenizer):
@@ -180,15 +184,7 @@ def test_of_several_files_the_mean_counts(tokenizer, tmp_path, capsys, split):
         Path(path).write_text("".join(json.dumps({**row, "split": "validation"}) + "\n" for row in some), "utf-8")
     finish.main([str(tmp_path / "model"), "--validation_file", *paths, "--output_dir", str(tmp_path / "made")])
     fitted = json.loads(capsys.readouterr().out)["outside_shifts"]["topic"]
-
-    def f1(some, shift):
-        answers = dict(zip(TEXTS, TSNPipeline(shifted(model, shift, 0), tokenizer)(TEXTS)))
-        expected = [{(t["start"], t["end"]) for t in row["topics"]} for row in some]
-        found = [{(t["start"], t["end"]) for t in answers[row["text"]]["topics"]} for row in some]
-        right = sum(len(e & f) for e, f in zip(expected, found))
-        return 2 * right / max(sum(map(len, expected)) + sum(map(len, found)), 1)
-
-    values = {round(float(shift), 1): np.mean([f1(some, shift) for some in files]) for shift in SHIFTS}
+    values = mean_topic_f1(model, tokenizer, files)
     assert values[fitted] == pytest.approx(max(values.values()))
     assert len({round(value, 6) for value in values.values()}) > 2  # there is something to choose
 

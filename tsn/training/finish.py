@@ -78,7 +78,7 @@ def fit_outside_shifts(config: TSNConfig, labelled: Labelled) -> dict[str, float
     }
 
 
-def file_features(path: str, tokenizer: PreTrainedTokenizerFast, config: TSNConfig) -> Dataset:
+def _file_features(path: str, tokenizer: PreTrainedTokenizerFast, config: TSNConfig) -> Dataset:
     """The features of a validation file, which counts as one source: see `fit_outside_shifts`."""
     features = read_features([path], tokenizer, config)
     return features.remove_columns("source").add_column("source", np.full(len(features), path))
@@ -147,8 +147,8 @@ def main(argv: list[str] | None = None) -> None:
         folders, shares = parse_shares(arguments.checkpoints)
         model = average([TSNModel.from_pretrained(folder, dtype=torch.float32) for folder in folders], shares).eval()
         tokenizer = load_tokenizer(folders[0])
-        features = concatenate_datasets([file_features(f, tokenizer, model.config) for f in arguments.validation_file])
-        labelled = labelled_logits(model, tokenizer, features)
+        features = [_file_features(file, tokenizer, model.config) for file in arguments.validation_file]
+        labelled = labelled_logits(model, tokenizer, concatenate_datasets(features))
         shifts = fit_outside_shifts(model.config, labelled)
         labelled = lower_outside(model, labelled, shifts)
         model.config.temperatures = likeliest_temperatures(model.config, labelled)
