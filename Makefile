@@ -52,10 +52,10 @@ TEST_INT8 = .venv/bin/python eval.py $(MODEL) $(DATA)/test.parquet
 int8: .venv/installed  ## quantize MODEL (default: .) for ONNX Runtime and OpenVINO, measure both on DATA; writes MODEL/results/
 	$(QUANTIZE)
 	$(TEST_INT8) --onnx_file model_quantized.onnx --output_dir $(MODEL)/results/int8
-	cp $(MODEL)/onnx/quantization_report.* $(MODEL)/results/int8/
+	cp $(addprefix $(MODEL)/onnx/quantization_report,.json .md) $(MODEL)/results/int8/
 	$(QUANTIZE) --backend openvino
 	$(TEST_INT8) --openvino_file model_quantized.xml --output_dir $(MODEL)/results/openvino
-	cp $(MODEL)/openvino/quantization_report.* $(MODEL)/results/openvino/
+	cp $(addprefix $(MODEL)/openvino/quantization_report,.json .md) $(MODEL)/results/openvino/
 
 bench: .venv/bench  ## measure speed, memory, and quality against speed beside others (and the model of HALF); writes results/
 	test -f onnx/model_quantized.onnx || .venv/bin/python quantize.py . --output_dir .

@@ -33,21 +33,16 @@ class _Tensors(torch.nn.Module):
 def export_graph(model, path, inputs, outputs):
     """As `with_optimum.export_graph`."""
     example = tuple(torch.ones(2, 8, dtype=torch.long) for _ in inputs)  # (batch, tokens)
-    attention = model.backbone.config._attn_implementation
-    model.backbone.set_attn_implementation("eager")  # the nodes that SDPA takes for its mask cost int8 8 %
-    try:
-        torch.onnx.export(
-            _Tensors(model, list(inputs), list(outputs)).eval(),
-            example,
-            str(path),
-            input_names=list(inputs),
-            output_names=list(outputs),
-            dynamic_axes={**inputs, **outputs},
-            opset_version=_OPSET,
-            dynamo=False,
-        )
-    finally:
-        model.backbone.set_attn_implementation(attention)
+    torch.onnx.export(
+        _Tensors(model, list(inputs), list(outputs)).eval(),
+        example,
+        str(path),
+        input_names=list(inputs),
+        output_names=list(outputs),
+        dynamic_axes={**inputs, **outputs},
+        opset_version=_OPSET,
+        dynamo=False,
+    )
 
 
 def quantize_graph(path, folder, preset, operators, excluded):
