@@ -17,11 +17,14 @@ try:
 except ImportError:  # run from a folder of plain files: scripts, accelerate, pytest
     from graph_tsn import OUTPUTS, GraphFile, TSNGraphModel, check_num_threads, graph_file, keep_forever, row_lengths
 
-STEP, MOST_ROWS = 8, 32
-"""Rows are padded to a multiple of `STEP` tokens, and run with those of the same length, at most `MOST_ROWS` at once.
+MOST_ROWS = 32
+SHORT, STEP = 48, 8
+"""Rows are padded to a multiple of `STEP` tokens, those of more than `SHORT` tokens to a multiple of twice as many, and
+run with those of the same length, at most `MOST_ROWS` at once.
 
-OpenVINO prepares its kernels again for every new shape, so there should be few. And sums over the same number of
-tokens are rounded alike: a row gives the same answer, to the bit, beside any others.
+OpenVINO prepares its kernels again for every new shape, so there should be few; and its attention takes as long for 56
+tokens as for 64. Sums over the same number of tokens are rounded alike: a row gives the same answer, to the bit, beside
+any others.
 """
 _PRECISIONS = {"None": "f32", "auto": "f32", "float32": "f32", "bfloat16": "bf16"}
 
@@ -91,8 +94,8 @@ class TSNOpenVinoModel(TSNGraphModel):
 
     def _run(self, feed: dict, mask: np.ndarray) -> list:
         count, tokens = mask.shape
-        lengths = -(-row_lengths(mask) // STEP) * STEP  # (batch,)
-        padding = ((0, 0), (0, -tokens % STEP))
+        lengths = _padded(row_lengths(mask), self.config.max_tokens)  # (batch,)
+        padding = ((0, 0), (0, max(lengths.max() - tokens, 0)))
         feed = {name: np.pad(values, padding) for name, values in feed.items()}  # (batch, padded tokens)
         values: dict[str, np.ndarray] = {}
         batches = list(_batches(lengths))
@@ -199,6 +202,13 @@ def _core(make: Any, process: int) -> Any:
     core = make()
     keep_forever(core)
     return core
+
+
+def _padded(lengths: np.ndarray, most: Optional[int]) -> np.ndarray:
+    """The numbers of tokens that rows are padded to: no more than the encoder has positions for."""
+    step = np.where(lengths > SHORT, 2 * STEP, STEP)  # (batch,)
+    padded = -(-lengths // step) * step  # (batch,)
+    return padded if most is None else np.maximum(np.minimum(padded, most), lengths)
 
 
 def _batches(lengths: np.ndarray):

@@ -90,7 +90,7 @@ def test_masks_and_types_are_optional(int8):
 
 
 @pytest.mark.parametrize("file", FILES)
-@given(rows=st.lists(st.integers(1, 20), min_size=1, max_size=9))
+@given(rows=st.lists(st.integers(1, 64), min_size=1, max_size=9))
 @settings(max_examples=15)
 def test_a_row_is_the_same_to_the_bit_beside_any_others(openvino_folder, file, rows):
     model = _kept(openvino_folder, file)
@@ -276,6 +276,19 @@ def test_graphs_of_other_models(openvino_folder, tmp_path):
     config.ner_labels = ["O", "PER"]
     with pytest.raises(ValueError, match="ner_logits of the OpenVINO graph has 17 labels, the configuration 2"):
         TSNOpenVinoModel(network, config)
+
+
+@pytest.mark.parametrize("positions", [36, 50])
+def test_no_row_is_padded_beyond_the_positions(positions, tmp_path, tokenizer):
+    from tsn.quantization.with_openvino import OpenVinoBackend
+
+    model = make_model("bert", len(tokenizer), positions)
+    (tmp_path / "openvino").mkdir()
+    graph = OpenVinoBackend(model, tmp_path / "openvino", []).load("model.xml")
+    inputs = padded([positions, 3], len(tokenizer))
+    with torch.inference_mode():
+        expected = model(**inputs)
+    torch.testing.assert_close(graph(**inputs).sentiment_logits, expected.sentiment_logits, rtol=1e-4, atol=1e-5)
 
 
 def test_a_model_without_token_types(tmp_path, tokenizer):
