@@ -77,7 +77,8 @@ class TSNOpenVinoModel(TSNGraphModel):
             openvino_file: Name of the `.xml` file in that folder.
             num_threads: Number of threads to compute with; as many as torch uses by default.
             dtype: `torch.bfloat16` (or its name) computes a model in fp32 in bfloat16, on processors that have it:
-                faster, and less exact. Default: float32, also where OpenVINO would choose bfloat16.
+                faster with AMX, slower with AVX-512 BF16 alone, and less exact. Default: float32, also where OpenVINO
+                would choose bfloat16.
             hub: `revision`, `token`, `cache_dir`, `local_files_only`, ...: as everywhere in transformers.
 
         Raises:

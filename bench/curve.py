@@ -5,7 +5,7 @@
 
 CHECKPOINT is a folder of a TSN model; engines whose files are not in its `onnx/` and `openvino/` are left out. Prints
 tables and writes them as `curve.md` beside `curve.json`, which holds every timing and the quality on every set, and
-draws `curve.png`. About twelve minutes on two cores.
+draws `curve.png`. About a quarter of an hour on two cores.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from tsn.paths import ROOT
 # `rows` of each set and head; `slices` that they are dealt into; `turns`: slices that are read on fewer cores than
 # there are, and by what is only timed, which reads every so-manieth text of them (`share`), as GLiNER2's encoder is
 # many times slower. `size` of the matrices, and how often they are multiplied.
-FULL = {"rows": 100, "slices": 10, "turns": 3, "share": 10, "size": 2048, "repeats": 10}
+FULL = {"rows": 100, "slices": 10, "turns": 5, "share": 10, "size": 2048, "repeats": 10}
 QUICK = {"rows": 2, "slices": 2, "turns": 2, "share": 2, "size": 512, "repeats": 3}
 ENGINES = {  # name: type of number, file that it needs, arguments of `TSNModel.from_pretrained`
     REFERENCE: ("fp32", None, {}),
