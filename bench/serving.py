@@ -60,7 +60,8 @@ async def phase(port, texts, expected, callers, until=None):
         port: Of the server.
         texts, expected: What is sent, and the answers that have to come.
         callers: Number of connections.
-        until: A task at whose end the phase ends, and until which texts are sent again from the first on.
+        until: A task at whose end the phase ends, after at least one text, and until which texts are sent again from
+            the first on.
 
     Returns:
         dict: `texts`, `seconds`, and the `latencies` in seconds, in the order in which they ended.
@@ -71,7 +72,7 @@ async def phase(port, texts, expected, callers, until=None):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:
             for i in numbers:
-                over = i >= len(texts) if until is None else until.done()
+                over = i >= len(texts) if until is None else latencies and until.done()
                 if over or time.perf_counter() - started > PHASE_SECONDS:
                     return
                 i %= len(texts)
