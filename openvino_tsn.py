@@ -19,12 +19,12 @@ except ImportError:  # run from a folder of plain files: scripts, accelerate, py
 
 MOST_ROWS = 32
 SHORT, STEP = 48, 8
-"""Rows are padded to a multiple of `STEP` tokens, those of more than `SHORT` tokens to a multiple of twice as many, and
-run with those of the same length, at most `MOST_ROWS` at once.
+"""Rows are padded to a multiple of `STEP` tokens, those of more than `SHORT` tokens to a multiple of twice as many,
+and run with those of the same length, at most `MOST_ROWS` at once.
 
-OpenVINO prepares its kernels again for every new shape, so there should be few; and its attention takes as long for 56
-tokens as for 64. Sums over the same number of tokens are rounded alike: a row gives the same answer, to the bit, beside
-any others.
+OpenVINO prepares its kernels again for every new shape, so there should be few; and its attention takes as long for
+56 tokens as for 64. Sums over the same number of tokens are rounded alike: a row gives the same answer, to the bit,
+beside any others.
 """
 _PRECISIONS = {"None": "f32", "auto": "f32", "float32": "f32", "bfloat16": "bf16"}
 
