@@ -13,13 +13,12 @@ from modeling_tsn import TSNModel
 from openvino_tsn import openvino_core
 from pipeline_tsn import TSNPipeline
 from tests.conftest import TEXTS, make_model, make_tokenizer
-from tests.quantization.test_quantize import snapshot
+from tests.quantization.test_quantize import REPORTS, snapshot
 from tsn.heads import MAIN_METRICS
 from tsn.quantization import run, with_openvino
 from tsn.quantization.with_openvino import OpenVinoBackend
 
 FILES = {"model.xml", "model.bin", "model_quantized.xml", "model_quantized.bin"}
-REPORTS = {f"quantization_report.{kind}" for kind in ("json", "md")}
 
 
 @pytest.fixture(scope="module")
