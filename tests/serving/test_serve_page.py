@@ -62,7 +62,8 @@ def test_a_text_is_shown_with_what_was_found(page, server, onnx_folder):
 
 def test_thresholds_and_keyboard(page, server):
     page.goto(server.url)
-    page.keyboard.type(TEXTS[0])  # the cursor is in the text
+    page.locator("#text:focus").wait_for()  # Chromium puts the cursor there a moment after the page has loaded
+    page.keyboard.type(TEXTS[0])
     page.keyboard.press("Tab")
     page.keyboard.type("1")
     page.keyboard.press("Tab")
