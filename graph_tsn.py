@@ -4,7 +4,7 @@ import ctypes
 import os
 import shutil
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Optional, cast
@@ -33,7 +33,7 @@ class TSNGraphModel(nn.Module):
     """
 
     ENGINE, FOLDER = "", ""  # the format's name, and the folder of a checkpoint that holds such files
-    row_by_row = False  # whether each row is run without the padding of the batch: the pipeline then passes many
+    forms_batches = False  # whether it forms the best batches on its own: the pipeline then passes many rows
 
     def __init__(self, file: Any, config: Any, inputs: list[str], outputs: dict[str, Any]):
         super().__init__()
@@ -125,13 +125,20 @@ class GraphFile:
             self._opened = self.open()
         return self._opened
 
-    def in_threads(self, function: Callable, items: Iterable, count: int) -> list:
+    def in_threads(self, function: Callable, items: Sequence, count: int) -> list:
         """What a function returns for each item, computed on so many threads; an error is raised here."""
-        if count == 1:
+        if count == 1 or len(items) == 1:
             return list(map(function, items))
         if self._pool is None:
             self._pool = ThreadPoolExecutor(count)
-        return list(self._pool.map(function, items))
+        waiting, results = iter(range(len(items))), [None] * len(items)
+
+        def work(_):  # one task a thread: a task an item takes a while to hand out
+            for i in waiting:
+                results[i] = function(items[i])
+
+        list(self._pool.map(work, range(min(count, len(items)))))
+        return results
 
     def save(self, folder: Path) -> None:
         """Writes the files into a folder, under their names."""
@@ -164,6 +171,51 @@ def keep_forever(value: Any) -> None:
 def row_lengths(mask: np.ndarray) -> np.ndarray:
     """`(batch,)` tokens of each row up to the last that is not padding, from a `(batch, tokens)` mask."""
     return mask.shape[1] - (mask[:, ::-1] != 0).argmax(1)
+
+
+def batches_by_length(
+    lengths: np.ndarray, most_rows: int, most_tokens: Optional[int] = None, shortest: float = 0.75
+) -> Iterator[np.ndarray]:
+    """Yields the indices of the rows of each batch, the longest rows first.
+
+    With few rows, of all lengths, padding would be most of a batch, so none of its rows is shorter than a share of its
+    longest.
+
+    Args:
+        lengths: `(rows,)` tokens of each row.
+        most_rows: Rows of a batch at most.
+        most_tokens: Tokens of a batch at most, padding included, but for a longer row, which is a batch alone.
+        shortest: That share, from 0 to 1.
+    """
+    order = np.argsort(-lengths, kind="stable")  # (rows,)
+    falling, first = -lengths[order], 0  # (rows,) ascending
+    while first < len(order):
+        size = min(most_rows, np.searchsorted(falling, shortest * falling[first], side="right") - first)
+        if most_tokens is not None:
+            size = min(size, max(most_tokens // -falling[first], 1))
+        yield order[first : first + size]
+        first += size
+
+
+def unite(batches: list[np.ndarray], outputs: list[list[np.ndarray]], shape: tuple[int, int]) -> list[np.ndarray]:
+    """The arrays of `OUTPUTS` of all rows; zeros stand behind a row that its batch had no token of.
+
+    Args:
+        batches: Of each batch, the indices of its rows.
+        outputs: Of each batch, its arrays; more tokens than `shape` has are padding.
+        shape: `(rows, tokens)` of all.
+    """
+    united = []
+    for parts in zip(*outputs):
+        *tokens, labels = parts[0].shape[1:]
+        whole = np.zeros((*shape[: 1 + len(tokens)], labels), dtype=np.float32)  # (rows, tokens, labels), or without
+        for rows, logits in zip(batches, parts):
+            if tokens:
+                whole[rows, : logits.shape[1]] = logits[:, : shape[1]]
+            else:
+                whole[rows] = logits
+        united.append(whole)
+    return united
 
 
 def _leave_inherited() -> None:

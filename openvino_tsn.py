@@ -13,9 +13,27 @@ import numpy as np
 import torch
 
 try:
-    from .graph_tsn import OUTPUTS, GraphFile, TSNGraphModel, check_num_threads, graph_file, keep_forever, row_lengths
+    from .graph_tsn import (
+        OUTPUTS,
+        GraphFile,
+        TSNGraphModel,
+        check_num_threads,
+        graph_file,
+        keep_forever,
+        row_lengths,
+        unite,
+    )
 except ImportError:  # run from a folder of plain files: scripts, accelerate, pytest
-    from graph_tsn import OUTPUTS, GraphFile, TSNGraphModel, check_num_threads, graph_file, keep_forever, row_lengths
+    from graph_tsn import (
+        OUTPUTS,
+        GraphFile,
+        TSNGraphModel,
+        check_num_threads,
+        graph_file,
+        keep_forever,
+        row_lengths,
+        unite,
+    )
 
 MOST_ROWS = 32
 SHORT, STEP = 48, 8
@@ -51,7 +69,7 @@ class TSNOpenVinoModel(TSNGraphModel):
         ValueError: the graph's inputs or outputs are not those of a TSN model with these labels.
     """
 
-    ENGINE, FOLDER, row_by_row = "OpenVINO", "openvino", True
+    ENGINE, FOLDER, forms_batches = "OpenVINO", "openvino", True
 
     def __init__(self, network: "OpenVinoNetwork", config: Any):
         compiled, _ = network.opened
@@ -98,22 +116,12 @@ class TSNOpenVinoModel(TSNGraphModel):
         lengths = _padded(row_lengths(mask), self.config.max_tokens)  # (batch,)
         padding = ((0, 0), (0, max(lengths.max() - tokens, 0)))
         feed = {name: np.pad(values, padding) for name, values in feed.items()}  # (batch, padded tokens)
-        values: dict[str, np.ndarray] = {}
         batches = list(_batches(lengths))
 
         def run(rows):
             return self._file.run({name: values[rows, : lengths[rows[0]]] for name, values in feed.items()})
 
-        for rows, outputs in zip(batches, self._file.in_threads(run, batches, self._file.threads)):
-            length = lengths[rows[0]]
-            for name, logits in outputs.items():
-                shape = (count, tokens) if logits.ndim == 3 else (count,)
-                whole = values.setdefault(name, np.zeros((*shape, logits.shape[-1]), dtype=np.float32))
-                if logits.ndim == 3:
-                    whole[rows, :length] = logits[:, :tokens]  # (rows, tokens, tags)
-                else:
-                    whole[rows] = logits  # (rows, classes)
-        return [values[name] for name in OUTPUTS]
+        return unite(batches, self._file.in_threads(run, batches, self._file.threads), (count, tokens))
 
 
 class OpenVinoNetwork(GraphFile):
@@ -136,15 +144,15 @@ class OpenVinoNetwork(GraphFile):
         """`(compiled model, its idle requests)`."""
         return compile_network(self._source, self.threads, self._precision), SimpleQueue()
 
-    def run(self, feed: dict) -> dict:
-        """The outputs for arrays of the graph's inputs, by name."""
+    def run(self, feed: dict) -> list[np.ndarray]:
+        """The arrays of `OUTPUTS` for arrays of the graph's inputs, by name."""
         compiled, idle = self.opened
         try:
             request = idle.get_nowait()
         except Empty:
             request = compiled.create_infer_request()
         request.infer(feed, share_inputs=True)
-        values = {name: request.get_tensor(name).data.copy() for name in OUTPUTS}
+        values = [request.get_tensor(name).data.copy() for name in OUTPUTS]
         idle.put(request)
         return values
 

@@ -20,7 +20,7 @@ try:
         tag_words,
         token_limit,
     )
-    from .graph_tsn import OUTPUTS
+    from .graph_tsn import OUTPUTS, batches_by_length
     from .onnx_tsn import TSNOnnxModel
     from .tagging_tsn import Chunks, Span, TextAnalysis, group_means, ranges, softmax, without_overlaps
 except ImportError:  # run from a folder of plain files: scripts, accelerate, pytest
@@ -33,7 +33,7 @@ except ImportError:  # run from a folder of plain files: scripts, accelerate, py
         tag_words,
         token_limit,
     )
-    from graph_tsn import OUTPUTS
+    from graph_tsn import OUTPUTS, batches_by_length
     from onnx_tsn import TSNOnnxModel
     from tagging_tsn import Chunks, Span, TextAnalysis, group_means, ranges, softmax, without_overlaps
 if __package__:  # transformers does not tell the package of its modules, where pickling by name looks for them
@@ -189,17 +189,10 @@ class TSNPipeline(ChunkPipeline):
         return Chunks.aligned(inputs, owners, chunks, words, encodings, tokenizer.model_input_names)
 
     def _batches(self, chunks, batch_size, shortest=0.75):
-        """Yields `(chunk indices, padded inputs)`, the longest chunks first.
-
-        With few chunks, of all lengths, padding would be most of a batch, so none of its chunks is shorter than
-        `shortest` of its longest.
-        """
+        """Yields `(chunk indices, padded inputs)`; see `batches_by_length`."""
         tokens, first = chunks.token_counts, chunks.first_tokens  # (chunks,)
         padding = padding_values(self.tokenizer)
-        order = np.argsort(-tokens, kind="stable")
-        while len(order):
-            fitting = np.searchsorted(-tokens[order], -shortest * tokens[order[0]], side="right")
-            batch, order = np.split(order, [min(batch_size, fitting)])
+        for batch in batches_by_length(tokens, batch_size, shortest=shortest):
             # To the right whatever the tokenizer's side, so that token positions stay what they were.
             inside = np.arange(tokens[batch[0]]) < tokens[batch][:, None]  # (batch, longest)
             source = ranges(first[batch], tokens[batch])
@@ -221,8 +214,7 @@ class TSNPipeline(ChunkPipeline):
             "topic_sentiment_logits": (count, len(config.sentiment_labels)),
         }
         logits = {name: np.empty(shape, dtype=np.float32) for name, shape in shapes.items()}
-        # Such a model forms batches on its own, best from many rows.
-        sizes = (batch_size * LOOK_AHEAD, 0) if getattr(self._runner(), "row_by_row", False) else (batch_size,)
+        sizes = (batch_size * LOOK_AHEAD, 0) if getattr(self._runner(), "forms_batches", False) else (batch_size,)
         for batch, inputs in self._batches(chunks, *sizes):
             outputs = self.forward(inputs, **forward_params)
             row = np.repeat(np.arange(len(batch)), words[batch])  # (words of the batch,)

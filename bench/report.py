@@ -23,9 +23,9 @@ def markdown(record):
         ]
     parts += [
         "The limit is the bare model on chunks already tokenized, sorted by length and padded, at its best batch size "
-        "(in brackets; `rows` stands for single rows side by side, a thread each). Three pipelines and the usual "
-        "script get the chunks that TSN cuts, and the cutting is not in their time; the usual script pads and "
-        "truncates each to 128 tokens.\n",
+        "(in brackets), a batch on all threads or, side by side, one on each. Three pipelines and the usual script "
+        "get the chunks that TSN cuts, and the cutting is not in their time; the usual script pads and truncates each "
+        "to 128 tokens.\n",
         "## One document that grows\n",
         length_table(record["length"]),
         "## Memory and files\n",
@@ -62,7 +62,7 @@ def throughput_table(rows):
 def _name(row):
     name = f"{row['system']}, {ENGINES[row['engine']]}"
     if row["system"] == "the limit":
-        return f"{name} ({'rows' if row['side_by_side'] else row['batch_size']})"
+        return f"{name} ({row['batch_size']}{' on each thread' if row['side_by_side'] else ''})"
     if row["system"] == "TSN":
         return f"{name}, {row['mode']}"
     return name

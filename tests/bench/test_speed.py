@@ -259,7 +259,7 @@ def test_report(tmp_path):
     add_figures(record)
     text = markdown(record)
     assert "A CPU, avx2, no avx512_vnni; 2 cores, 2 threads" in text
-    assert "| the limit, int8 ONNX (rows) " in text and "| the limit, fp32 torch (16) " in text
+    assert "| the limit, int8 ONNX (1 on each thread) " in text and "| the limit, fp32 torch (16) " in text
     assert "0.80 (0.80-0.80)" in text
     assert "cost of a word, 100,000 / 1,000 words, int8 ONNX" in text
     assert "350.0" in text  # milliseconds of an fp32 run

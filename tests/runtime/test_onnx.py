@@ -21,7 +21,7 @@ from transformers import AutoTokenizer, pipeline
 
 from configuration_tsn import RUNTIME_FILES
 from modeling_tsn import TSNModel
-from onnx_tsn import OUTPUTS, TSNOnnxModel
+from onnx_tsn import BATCH_TOKENS, OUTPUTS, TSNOnnxModel
 from pipeline_tsn import TSNPipeline
 from tests.conftest import TEXTS
 from tests.runtime.test_chunking import nasty_texts
@@ -91,6 +91,55 @@ def test_fp32_gives_what_torch_gives(onnx_folder):
     assert found.topic_logits is found["topic_logits"]
 
 
+class Watched:
+    """A session that notes the `(batch, tokens)` that it runs."""
+
+    def __init__(self, session):
+        self._session, self.shapes = session, []
+
+    def __getattr__(self, name):
+        return getattr(self._session, name)
+
+    def run(self, names, feed):
+        self.shapes.append(feed["input_ids"].shape)
+        return self._session.run(names, feed)
+
+
+def watched(model, monkeypatch):
+    session = Watched(model.session)
+    monkeypatch.setattr(type(model), "session", session)
+    return session.shapes
+
+
+def test_fp32_runs_small_batches_side_by_side(onnx_folder, monkeypatch):
+    model = TSNModel.from_pretrained(onnx_folder, onnx_file="model.onnx", num_threads=2)
+    shapes = watched(model, monkeypatch)
+    lengths = [20] * 40 + [19, 16, 15, 3]
+    inputs = padded(lengths, model.config.vocab_size)
+    together = model(**inputs)
+    assert sum(rows for rows, _ in shapes) == len(lengths) and len(shapes) > 3
+    assert all(rows * tokens <= BATCH_TOKENS for rows, tokens in shapes)
+    assert (1, 3) in shapes  # not padded to many times its length
+    for i, length in enumerate(lengths):
+        alone = model(**{name: values[i : i + 1, :length] for name, values in inputs.items()})
+        for name in OUTPUTS:
+            row = together[name][i] if name == "sentiment_logits" else together[name][i, :length]
+            torch.testing.assert_close(row, alone[name][0], rtol=1e-4, atol=1e-5)
+    shapes.clear()
+    model(**padded([9, 9, 9, 8], model.config.vocab_size))
+    assert sorted(shapes) == [(2, 9), (2, 9)]  # no thread is left without
+
+
+def test_batches_stay_whole_on_other_processors(onnx_folder, monkeypatch):
+    providers = ["AzureExecutionProvider", "CPUExecutionProvider"]  # a second one that the package for CPUs has
+    options = {"onnx_file": "model.onnx", "providers": providers, "num_threads": 2}
+    pipe = pipeline(TASK, model=str(onnx_folder), trust_remote_code=True, model_kwargs=options)
+    assert pipe.model.session.get_session_options().intra_op_num_threads == 2
+    shapes = watched(pipe.model, monkeypatch)
+    pipe(["One two three."] * 8, batch_size=4)
+    assert [rows for rows, _ in shapes] == [4, 4]
+
+
 @pytest.mark.parametrize("file", FILES)
 def test_a_session_is_opened_once(onnx_folder, monkeypatch, file):
     opened, session = [], onnxruntime.InferenceSession
@@ -100,7 +149,7 @@ def test_a_session_is_opened_once(onnx_folder, monkeypatch, file):
     model = TSNModel.from_pretrained(onnx_folder, onnx_file=file, num_threads=2)
     model(**padded([3, 2], model.config.vocab_size))
     assert model.quantized == (file == "model_quantized.onnx")
-    assert [options.intra_op_num_threads for _, options in opened] == [1 if model.quantized else 2]
+    assert [options.intra_op_num_threads for _, options in opened] == [1]  # batches run side by side
 
 
 def test_masks_and_types_are_optional(int8):
@@ -167,8 +216,7 @@ def test_it_can_be_pickled_and_copied(onnx_folder, file):
     for same in (pickle.loads(pickle.dumps(pipe)), copy.deepcopy(pipe), copy.copy(pipe)):
         assert same(TEXTS, batch_size=3) == expected
         assert same.model.config.ner_labels == pipe.model.config.ner_labels
-        options = same.model.session.get_session_options()
-        assert options.intra_op_num_threads == (1 if "quantized" in file else 2)
+        assert same.model.session.get_session_options().intra_op_num_threads == 1
     model = copy.deepcopy(pipe.model)  # before it is used
     assert torch.equal(model(torch.tensor([[2, 3]])).ner_logits, pipe.model(torch.tensor([[2, 3]])).ner_logits)
     session = onnxruntime.InferenceSession(onnx_folder / "onnx" / file, providers=["CPUExecutionProvider"])
