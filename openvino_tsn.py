@@ -7,6 +7,7 @@ import os
 import sys
 from functools import cache
 from queue import Empty, SimpleQueue
+from threading import Lock
 from typing import Any, Optional
 
 import numpy as np
@@ -44,6 +45,7 @@ OpenVINO prepares its kernels again for every new shape, so there should be few;
 56 tokens as for 64. Sums over the same number of tokens are rounded alike: a row gives the same answer, to the bit,
 beside any others.
 """
+_ONE_AT_A_TIME = Lock()  # threads, through what OpenVINO does in a process only once
 _PRECISIONS = {"None": "f32", "auto": "f32", "float32": "f32", "bfloat16": "bf16"}
 
 
@@ -201,14 +203,18 @@ def openvino_core() -> Any:
         import openvino
     except ImportError as error:
         raise ImportError("openvino_file needs OpenVINO: pip install openvino") from error
-    return _core(openvino.Core, os.getpid())  # a forked process needs its own
+    with _ONE_AT_A_TIME:
+        return _core(openvino, os.getpid())  # a forked process needs its own
 
 
 @cache
-def _core(make: Any, process: int) -> Any:
+def _core(openvino: Any, process: int) -> Any:
+    # What every run calls. When two threads are the first to call it, both may wait forever: one for the GIL, the
+    # other, which holds that, for the one to look up NumPy's functions (a static variable of pybind11).
+    openvino.Type.f32.to_dtype()
     # Each one lends the thread that made it a stack for signal handlers. When several end, in another order than they
     # began, that stack is memory given back: the next signal, such as Ctrl+C, would be a segmentation fault.
-    core = make()
+    core = openvino.Core()
     keep_forever(core)
     return core
 

@@ -46,6 +46,24 @@ del models[0]
 signal.signal(signal.SIGTERM, lambda *_: print("handled"))
 os.kill(os.getpid(), signal.SIGTERM)
 """
+# Two threads that make the first call. One has kept the other waiting for long, without giving way in Python, when it
+# enters OpenVINO: where it gives way there, the other one goes on.
+FIRST_CALLS = """
+import itertools, operator, sys, threading
+from openvino_tsn import compile_network, openvino_core
+compile_network(sys.argv[1], 2, "f32")
+import openvino
+begun = []
+def call_at_once():
+    while not begun:
+        pass
+    openvino.Type.i64.to_dtype()
+other = threading.Thread(target=call_at_once, daemon=True)
+other.start()
+late = filter(None, itertools.chain(itertools.repeat(0, 10**7), [openvino.Type.i64]))
+print(begun.append(1), *map(operator.methodcaller("to_dtype"), late))
+other.join()
+"""
 
 
 def loaded(folder, file, **options):
@@ -169,6 +187,12 @@ def test_a_signal_is_handled_after_models_have_come_and_gone(openvino_folder):
     code = [sys.executable, "-c", SIGNALLED, openvino_folder / "openvino" / "model.xml"]
     done = subprocess.run(code, cwd=ROOT, capture_output=True, encoding="utf-8")
     assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
+
+
+def test_two_threads_may_make_the_first_call(openvino_folder):
+    code = [sys.executable, "-c", FIRST_CALLS, openvino_folder / "openvino" / "model.xml"]
+    done = subprocess.run(code, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=120)
+    assert (done.returncode, done.stdout) == (0, "None int64\n"), done.stderr
 
 
 def test_nothing_is_reported(openvino_folder, tmp_path):
