@@ -50,7 +50,7 @@ os.kill(os.getpid(), signal.SIGTERM)
 # enters OpenVINO: where it gives way there, the other one goes on.
 FIRST_CALLS = """
 import itertools, operator, sys, threading
-from openvino_tsn import compile_network, openvino_core
+from openvino_tsn import compile_network
 compile_network(sys.argv[1], 2, "f32")
 import openvino
 begun = []
