@@ -81,8 +81,13 @@ class TSNGraphModel(nn.Module):
             `ModelOutput` of `topic_logits` and `ner_logits`, `(batch, tokens, tags)`, `sentiment_logits`,
             `(batch, classes)`, and `topic_sentiment_logits`, `(batch, tokens, classes)`: tensors on the CPU. What
             stands at padding on the right has no meaning.
+
+        Raises:
+            ValueError: `input_ids` is empty.
         """
         ids = _array(input_ids)  # (batch, tokens)
+        if not ids.size:
+            raise ValueError(f"input_ids of shape {ids.shape} hold no token")
         mask = np.ones_like(ids) if attention_mask is None else _array(attention_mask)  # (batch, tokens)
         types = np.zeros_like(ids) if token_type_ids is None else _array(token_type_ids)  # (batch, tokens)
         inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}

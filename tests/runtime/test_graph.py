@@ -1,11 +1,13 @@
-"""`graph_tsn.py`: batches of rows of about one length, and work on threads."""
+"""`graph_tsn.py`: batches of rows of about one length, work on threads, and what both engines refuse."""
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from graph_tsn import GraphFile, batches_by_length, unite
+from modeling_tsn import TSNModel
 
 
 @given(
@@ -38,6 +40,14 @@ def test_outputs_are_united_in_the_order_of_the_rows(lengths, step):
     assert (united_texts == texts).all() and united_tokens.shape == tokens.shape
     for found, expected, length in zip(united_tokens, tokens, lengths):
         assert (found[:length] == expected[:length]).all()
+
+
+@pytest.mark.parametrize(("engine", "file"), [("onnx", "model.onnx"), ("openvino", "model.xml")])
+def test_an_empty_batch_is_an_error(request, engine, file):
+    model = TSNModel.from_pretrained(request.getfixturevalue(f"{engine}_folder"), **{f"{engine}_file": file})
+    for shape in ((0, 3), (2, 0)):
+        with pytest.raises(ValueError, match="hold no token"):
+            model(torch.zeros(shape, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
