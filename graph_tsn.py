@@ -98,6 +98,23 @@ class TSNGraphModel(nn.Module):
         """The arrays of `OUTPUTS`, from the `(batch, tokens)` arrays of the graph's inputs."""
         raise NotImplementedError
 
+    def _side_by_side(self, run: Callable, feed: dict, batches: list, lengths: np.ndarray, shape: Any, threads: int):
+        """The arrays of `OUTPUTS` of all rows, from batches that run at the same time, each on one thread.
+
+        Args:
+            run: Gives the arrays of `OUTPUTS` for the inputs of one batch.
+            feed: The graph's inputs for all rows, `(rows, at least the longest length)` each.
+            batches: Of each batch, the indices of its rows, a longest one first.
+            lengths: `(rows,)` tokens that each row is run with at least.
+            shape: `(rows, tokens)` of the outputs.
+            threads: Batches at the same time.
+        """
+
+        def run_rows(rows):
+            return run({name: values[rows, : lengths[rows[0]]] for name, values in feed.items()})
+
+        return unite(batches, self._file.in_threads(run_rows, batches, threads), shape)
+
 
 class GraphFile:
     """The file of a graph and what an engine opened of it, opened again where that cannot follow.

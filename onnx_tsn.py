@@ -4,6 +4,7 @@ Needs only `onnxruntime`, so it also works where Optimum's ONNX package cannot b
 """
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any, Optional
 
@@ -19,7 +20,6 @@ try:
         check_num_threads,
         graph_file,
         row_lengths,
-        unite,
     )
 except ImportError:  # run from a folder of plain files: scripts, accelerate, pytest
     from graph_tsn import (
@@ -30,7 +30,6 @@ except ImportError:  # run from a folder of plain files: scripts, accelerate, py
         check_num_threads,
         graph_file,
         row_lengths,
-        unite,
     )
 
 # From 1.29 on, ONNX Runtime reports its use to Microsoft from a thread of its own, and a forked process would wait for
@@ -122,22 +121,20 @@ class TSNOnnxModel(TSNGraphModel):
                 )
         path = graph_file(name_or_path, "onnx_file", onnx_file, ".onnx", cls.FOLDER, **hub)
         threads = num_threads or torch.get_num_threads()
-        on_cpu = providers == ["CPUExecutionProvider"]
-        return cls(OnnxSession(path, 1 if on_cpu else threads, providers), config, threads)
+        with open(path, "rb") as file:  # the graph's producer, known before a session is built
+            quantized = _QUANTIZER.encode() in file.read(64)
+        one = quantized or providers == ["CPUExecutionProvider"]  # several runs side by side, each on one thread
+        return cls(OnnxSession(path, 1 if one else threads, providers), config, threads)
 
     def _run(self, feed: dict, mask: np.ndarray) -> list:
-        # With zeros for padding on the right, if the model forms batches.
-        return self._run_batches(feed, mask) if self.forms_batches else self.session.run(OUTPUTS, feed)
-
-    def _run_batches(self, feed: dict, mask: np.ndarray) -> list:
-        lengths, session = row_lengths(mask), self.session  # (batch,)
+        if not self.forms_batches:
+            return self.session.run(OUTPUTS, feed)
+        lengths = row_lengths(mask)  # (batch,) what stands behind is padding: zeros in the outputs
         each = 1 if self.quantized else -(-len(lengths) // self._workers)  # rows at most: no thread is left without
         batches = list(batches_by_length(lengths, each, BATCH_TOKENS))
-
-        def run(rows):
-            return session.run(OUTPUTS, {name: values[rows, : lengths[rows[0]]] for name, values in feed.items()})
-
-        return unite(batches, self._file.in_threads(run, batches, self._workers), mask.shape)
+        return self._side_by_side(
+            partial(self.session.run, OUTPUTS), feed, batches, lengths, mask.shape, self._workers
+        )
 
 
 class OnnxSession(GraphFile):

@@ -14,27 +14,9 @@ import numpy as np
 import torch
 
 try:
-    from .graph_tsn import (
-        OUTPUTS,
-        GraphFile,
-        TSNGraphModel,
-        check_num_threads,
-        graph_file,
-        keep_forever,
-        row_lengths,
-        unite,
-    )
+    from .graph_tsn import OUTPUTS, GraphFile, TSNGraphModel, check_num_threads, graph_file, keep_forever, row_lengths
 except ImportError:  # run from a folder of plain files: scripts, accelerate, pytest
-    from graph_tsn import (
-        OUTPUTS,
-        GraphFile,
-        TSNGraphModel,
-        check_num_threads,
-        graph_file,
-        keep_forever,
-        row_lengths,
-        unite,
-    )
+    from graph_tsn import OUTPUTS, GraphFile, TSNGraphModel, check_num_threads, graph_file, keep_forever, row_lengths
 
 MOST_ROWS = 32
 SHORT, STEP = 48, 8
@@ -114,16 +96,11 @@ class TSNOpenVinoModel(TSNGraphModel):
         return cls(OpenVinoNetwork(path, num_threads or torch.get_num_threads(), precision), config)
 
     def _run(self, feed: dict, mask: np.ndarray) -> list:
-        count, tokens = mask.shape
         lengths = _padded(row_lengths(mask), self.config.max_tokens)  # (batch,)
-        padding = ((0, 0), (0, max(lengths.max() - tokens, 0)))
+        padding = ((0, 0), (0, max(lengths.max() - mask.shape[1], 0)))
         feed = {name: np.pad(values, padding) for name, values in feed.items()}  # (batch, padded tokens)
         batches = list(_batches(lengths))
-
-        def run(rows):
-            return self._file.run({name: values[rows, : lengths[rows[0]]] for name, values in feed.items()})
-
-        return unite(batches, self._file.in_threads(run, batches, self._file.threads), (count, tokens))
+        return self._side_by_side(self._file.run, feed, batches, lengths, mask.shape, self._file.threads)
 
 
 class OpenVinoNetwork(GraphFile):

@@ -116,7 +116,7 @@ class TagScheme:
         log_probs, lengths = _finite(np.asarray(log_probs, dtype=np.float64)), np.asarray(lengths)
         batch, words, tags = log_probs.shape
         outside = self._index[("O", None)]
-        path = np.full((batch, words), outside, dtype=np.int64)
+        path = np.empty((batch, words), dtype=np.int64)
         if path.size == 0:
             return path
         inside = np.arange(words) < lengths[:, None]  # (batch, words)

@@ -138,6 +138,8 @@ def test_batches_stay_whole_on_other_processors(onnx_folder, monkeypatch):
     shapes = watched(pipe.model, monkeypatch)
     pipe(["One two three."] * 8, batch_size=4)
     assert [rows for rows, _ in shapes] == [4, 4]
+    int8 = TSNModel.from_pretrained(onnx_folder, **{**options, "onnx_file": "model_quantized.onnx"})
+    assert int8.session.get_session_options().intra_op_num_threads == 1  # its rows run side by side all the same
 
 
 @pytest.mark.parametrize("file", FILES)
